@@ -266,7 +266,7 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
     def export(format: str, precision: str, output: Path) -> ExportedNetwork:
         if format not in DETECTOR_FORMATS:
             raise UsageError(
-                f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}"
+                f"--format {format} for a detector must be one of {', '.join(DETECTOR_FORMATS)}"
             )
         precisions = get_format(format).precisions
         if precision not in precisions:

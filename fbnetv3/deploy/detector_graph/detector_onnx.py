@@ -97,7 +97,7 @@ def export_detector_to_onnx(
         OutputError: the folder cannot be written.
     """
     if format not in DETECTOR_FORMATS:
-        raise UsageError(f"detectors can be exported to {' or '.join(DETECTOR_FORMATS)}, not to {format}")
+        raise UsageError(f"format {format} for a detector must be one of {', '.join(DETECTOR_FORMATS)}")
     export_format = get_format(format)
     if precision is not None and precision.precision not in export_format.precisions:
         raise UsageError(

@@ -462,7 +462,7 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "export_net",
             [*config, "--format", "executorch"],
-            "detectors can only be exported with --format onnx or openvino or web",
+            "--format executorch for a detector must be one of onnx, openvino, web",
         ),
         ("export_net", [*config, "--format", "onnx", "--any-size"], "omit --any-size"),
         (
