@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_delay=args.max_delay / 1000,
     )
     with open_socket(args.host, args.port) as listener:
-        models = load_served_models(args.folders)
+        models = load_served_models(args.folders, args.runtime)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         for name, model in models.items():
@@ -57,6 +57,12 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     add("--port", type=_port, default=8000, help="port to listen on; 0 for any free one")
+    add(
+        "--runtime",
+        metavar="NAME",
+        help="runtime of the networks, such as openvino for ONNX files, or auto: the fastest on this machine (default: "
+        "that of each folder's format)",
+    )
     add("--max-batch", type=positive_int, default=16, metavar="N", help="images per call of the network")
     add(
         "--max-delay",

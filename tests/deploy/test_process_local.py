@@ -26,6 +26,15 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+def open_runtime(kind, exported, digits):
+    if kind == "torch":
+        return TorchRuntime(digits.model, optimize=True)
+    if kind == "openvino":
+        pytest.importorskip("openvino", reason="pip install openvino")
+        return load(exported("onnx"), "openvino").runtime
+    return load(exported(kind)).runtime
+
+
 def run_in_fork(function):
     """Return the result of a function in a forked child, which is killed after 60 seconds."""
     receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
@@ -39,10 +48,13 @@ def run_in_fork(function):
         child.join()
 
 
-@pytest.mark.parametrize("format", ["torch", *(format for format in FORMATS if format != "executorch")])
-def test_a_fork_after_a_batch_does_not_hang(format, exported, digits, two_threads):
-    network = TorchRuntime(digits.model, optimize=True)
-    runtime = network if format == "torch" else load(exported(format)).runtime
+FORKED = ["torch", "openvino", *(format for format in FORMATS if format != "executorch")]
+
+
+@pytest.mark.parametrize("kind", FORKED)
+def test_a_fork_after_a_batch_does_not_hang(kind, exported, digits, two_threads):
+    runtime = open_runtime(kind, exported, digits)
+    runtime.run(BATCH[:1])
     expected = runtime.run(BATCH)
     np.testing.assert_allclose(run_in_fork(lambda: runtime.run(BATCH)), expected, atol=1e-4)
     np.testing.assert_array_equal(runtime.run(BATCH), expected)  # the parent is as before

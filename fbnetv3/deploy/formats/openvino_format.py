@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from fbnetv3.deploy.formats.export_format import (
     require_packages,
 )
 from fbnetv3.deploy.formats.onnx_format import write_onnx
+from fbnetv3.deploy.process_local import ProcessLocal
 
 FLOAT32_ARITHMETIC = "openvino-float32"
 """Runtime that computes in float32, with weights in bfloat16."""
@@ -157,15 +158,40 @@ class OpenVinoRuntime:
     instead: each thread takes some images through all layers, so that threads never wait for one another.
 
     It computes in bfloat16 only if `precision` is "bfloat16"; otherwise in float32, and in integers where the graph is
-    quantized. It may be called by several threads, and pickling stores the path.
+    quantized. It may be called by several threads. It can be pickled, and used after a fork: each process opens the
+    file for itself.
     """
 
     def __init__(self, path: Path, precision: str = FLOAT32) -> None:
-        self._graph = read_graph(path)
         self.name = runtime_name()
+        self._model = ProcessLocal(partial(_CompiledModel, path, precision))
+        self._model.get()  # so that a file that cannot be read is an error here
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
+        return self._model.get().run(batch)
+
+    def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
+        """Return all outputs for the one input, which is called `input_name`."""
+        return self._model.get().run_outputs(input_name, value)
+
+    def describe_inputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each input, where None means any size."""
+        return [_describe_value(value) for value in self._model.get().compiled.inputs]
+
+    def describe_outputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each output, where None means any size."""
+        return [_describe_value(value) for value in self._model.get().compiled.outputs]
+
+
+class _CompiledModel:
+    """A model in the memory of this process."""
+
+    def __init__(self, path: Path, precision: str) -> None:
+        self._graph = read_graph(path)
         self._arguments = (path, precision)
         self._num_threads = torch.get_num_threads()
-        self._compiled = self._compile(num_streams=1)
+        self.compiled = self._compile(num_streams=1)
         self._any_batch = self._graph.input(0).get_partial_shape()[0].is_dynamic
         self._requests = threading.local()
 
@@ -178,11 +204,10 @@ class OpenVinoRuntime:
             "INFERENCE_NUM_THREADS": self._num_threads,
             "INFERENCE_PRECISION_HINT": _COMPUTE_TYPES[precision],
         }
-        with as_export_error(f"{path}: {self.name} cannot compile it"):
+        with as_export_error(f"{path}: {runtime_name()} cannot compile it"):
             return openvino.Core().compile_model(self._graph, "CPU", settings)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
         if self._num_threads == 1 or len(batch) < self._num_threads or not self._any_batch:
             return self.run_outputs(INPUT_NAME, batch)[0]
         requests = self._split_requests
@@ -206,23 +231,11 @@ class OpenVinoRuntime:
         return self._compile(num_streams=self._num_threads)
 
     def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
-        """Return all outputs for the one input, which is called `input_name`."""
         # A request serves one call at a time
         if not hasattr(self._requests, "request"):
-            self._requests.request = self._compiled.create_infer_request()
+            self._requests.request = self.compiled.create_infer_request()
         results = self._requests.request.infer({input_name: np.ascontiguousarray(value)})
-        return [results[output].copy() for output in self._compiled.outputs]
-
-    def describe_inputs(self) -> list[dict[str, Any]]:
-        """Return the "name", "type" and "shape" of each input, where None means any size."""
-        return [_describe_value(value) for value in self._compiled.inputs]
-
-    def describe_outputs(self) -> list[dict[str, Any]]:
-        """Return the "name", "type" and "shape" of each output, where None means any size."""
-        return [_describe_value(value) for value in self._compiled.outputs]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OpenVinoRuntime, self._arguments
+        return [results[output].copy() for output in self.compiled.outputs]
 
 
 def _describe_value(value: Any) -> dict[str, Any]:

@@ -147,8 +147,10 @@ def _describe_detection(detection: Detection) -> dict[str, Any]:
     return values
 
 
-def load_served_models(folders: Sequence[str | os.PathLike]) -> dict[str, ServedModel]:
-    """Load exported folders, and return them by name: the name of the folder.
+def load_served_models(
+    folders: Sequence[str | os.PathLike], runtime: str | None = None
+) -> dict[str, ServedModel]:
+    """Load exported folders, and return them by name: the name of the folder. For `runtime`, see `load`.
 
     Raises:
         UsageError: two folders have the same name.
@@ -159,7 +161,7 @@ def load_served_models(folders: Sequence[str | os.PathLike]) -> dict[str, Served
         name = expand_path(folder).resolve().name
         if name in models:
             raise UsageError(f"{folder}: another folder is also called {name}: rename one of them")
-        predictor = load(folder)
+        predictor = load(folder, runtime)
         if isinstance(predictor, DetectorPredictor):
             models[name] = ServedDetector(name, predictor)
         else:
