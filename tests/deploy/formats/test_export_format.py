@@ -7,7 +7,7 @@ import pytest
 
 from fbnetv3.deploy import FORMATS
 from fbnetv3.deploy.formats.export_format import get_format
-from fbnetv3.errors import UnknownNameError
+from fbnetv3.errors import MissingPackageError, UnknownNameError
 from tests.pages import ROOT
 
 MODULE = '''
@@ -36,6 +36,16 @@ def test_names():
     assert get_format("onnx").file_name == "model.onnx"
     with pytest.raises(UnknownNameError, match="unknown export format 'onxx': did you mean onnx?"):
         get_format("onxx")
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS.names() if get_format(name).packages])
+def test_a_missing_package_is_named(format, monkeypatch):
+    package = get_format(format).packages[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        MissingPackageError, match=f"{package} cannot be imported .*: run pip install {package}"
+    ):
+        get_format(format).import_packages()
 
 
 def test_a_users_format(tmp_path):

@@ -124,6 +124,8 @@ def _store_weights_in_int8(path: Path) -> None:
 
 def _save(model: Any, path: Path) -> None:
     model.save(str(path))
+    # coremltools makes the graph readable by its owner only
+    (path / _GRAPH).chmod((path / "Manifest.json").stat().st_mode)
     # Names of torch's operators, for debugging
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 

@@ -51,6 +51,7 @@ def test_the_package_describes_its_input_output_preprocessing_and_classes(export
     assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
     preprocessing = json.loads(metadata["preprocessing"])
     assert preprocessing == json.loads((done.folder / "preprocessing.json").read_text())
+    assert len({path.stat().st_mode for path in done.model.rglob("*") if path.is_file()}) == 1
 
 
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("float16", 4e-3), ("int8", 0.05)])
