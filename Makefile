@@ -1,5 +1,6 @@
 # `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests, `make commands`
 # runs all commands of the documentation, `make docs` builds it. Each target installs the dependencies first.
+# `make converters` adds the converters to other frameworks' formats, and runs their tests.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ DEMO := output/demo
 # Parallel test processes, with one thread each
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test commands harden lint format docs notebook clean
+.PHONY: setup chromium demo demo-detection test commands converters harden lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,12 @@ $(STAMP): setup.py tools/install_detectron2.py
 	@$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless
 	@$(BIN)/python tools/install_detectron2.py
 	@touch $(STAMP)
+
+# Debian's Chromium for the tests of exported pages, if it is missing and can be installed; they are skipped without it
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	    || echo "Chromium cannot be installed: its tests will be skipped"
 
 demo: $(STAMP)
 	@rm -rf $(DEMO)
@@ -43,6 +50,18 @@ test: $(STAMP)
 # Every command in the README and docs, shortened
 commands: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_commands.py
+
+# The export formats whose packages `make setup` leaves out. Their tests are skipped without them
+CONVERTERS_STAMP := $(VENV)/converters.stamp
+converters: $(CONVERTERS_STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/deploy \
+	    -k "converters or litert or coreml or ncnn or nncf"
+
+$(CONVERTERS_STAMP): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[converters]'
+	@# litert-torch requires xdsl, which excludes typing_extensions since 4.13 but works with them; jupyter needs them
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'typing_extensions>=4.13'
+	@touch $(CONVERTERS_STAMP)
 
 # tests/hardening with 25 times as many cases, for example 75 kills of each kind: half an hour
 HARDEN ?= 25

@@ -9,8 +9,27 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
 SEARCH = ["plotly", "ray>=2"]
-EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
+SERVE = [
+    "httptools",
+    "onnxruntime",
+    "prometheus-client",
+    "python-multipart",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "uvloop; sys_platform != 'win32'",
+]
+EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript", "openvino>=2025"]
+# Converters to formats of other frameworks, in versions that work together. They are large, and `dev` leaves them out
+CONVERTERS = [
+    "ai-edge-litert>=2.3",
+    "ai-edge-quantizer>=0.10",
+    "coremltools>=9",
+    "litert-torch>=0.10",
+    "ncnn>=1.0.20261020",
+    "nncf>=3.4",
+    "pnnx>=20261020",
+]
+BENCHMARKS = ["litserve", "openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
 # It requires opencv-python, whose files replace those of opencv-python-headless; see the Makefile
@@ -19,13 +38,16 @@ TEST = [
     "hypothesis",
     "ipykernel",
     "nbclient",
+    "playwright",  # with Debian's Chromium; its own browsers are not needed
     "pytest",
     "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
+    "httpx",  # Starlette's client for tests
     "segmentation-models-pytorch",
     *SEARCH,
     *EXPORT,
+    *SERVE,
     *BENCHMARKS,
     *VIDEO,
     *TRACKING,
@@ -63,6 +85,7 @@ setup(
             "py.typed",
             "data/check/page/*",
             "data/classes/imagenet_synsets.txt",
+            "deploy/web/page/*",
             "nars/report/page/*",
         ],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
@@ -94,6 +117,8 @@ setup(
         "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
+        "converters": CONVERTERS,  # LiteRT, Core ML, NCNN; int8 for OpenVINO
+        "serve": SERVE,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

@@ -11,7 +11,7 @@ import torch
 from measure import report_value
 
 from fbnetv3 import deploy
-from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections
+from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections
 from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes

@@ -25,7 +25,7 @@ def main():
     parser.add_argument(
         "--resolution", type=int, default=224, help="side of the input (default: %(default)s)"
     )
-    formats = formats_supporting("int8")
+    formats = [name for name in formats_supporting("int8") if name != "web"]  # which has the file of onnx
     parser.add_argument("--formats", nargs="+", default=formats, choices=formats)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=51)

@@ -90,6 +90,25 @@ BENCHMARKS = {
         ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
         figure="![Roofline of one image](roofline.png)",
     ),
+    "serve": Benchmark(
+        "serve.py",
+        "Server",
+        "`fbnetv3 serve` against its predictor without HTTP, on 127.0.0.1. The digits network takes so little time "
+        "that HTTP dominates; FBNetV3-B at 224 pixels, with photos of 500 x 375 pixels, is the case of the goal. The "
+        "client shares the machine with the server; CPU time is that of the server alone. Other work was running, "
+        "which slows both sides and affects CPU time least.",
+        ("--per-request", "1", "8"),
+        threads=1,
+    ),
+    "runtimes": Benchmark(
+        "runtimes.py",
+        "Runtimes",
+        "Exported FBNetV3-B and G at 224 pixels against timm's networks in torch, the same random weights with "
+        "BatchNorm statistics of photos. All sides take turns in one process. Milliseconds are CPU time of one thread.",
+        ("--mask", "--rounds", "11", "--images", "{photos}"),
+        threads=1,
+        inputs={"photos": "folder of photos"},
+    ),
     "int8": Benchmark(
         "int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1
     ),

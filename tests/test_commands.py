@@ -1,10 +1,11 @@
 """Every shell command of README and docs runs as written, on small stand-ins for its data.
 
 Options and config keys that shorten a run are appended; none of the page's is removed. `make` and pip run with their
-dry-run options, and a Ray cluster of two nodes and a Slurm job of one run on this machine.
+dry-run options, Docker's are only checked, and a Ray cluster of two nodes and a Slurm job of one run on this machine.
 """
 
 import contextlib
+import functools
 import os
 import random
 import shlex
@@ -12,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
 
+from fbnetv3.deploy.web.browser_runtime import fetch_browser_runtime
+from fbnetv3.errors import MissingPackageError
 from tests.commands.test_cli import SCRIPTS as COMMAND_SCRIPTS
 from tests.pages import PAGES, ROOT, blocks, commands, text_of
 from tests.stand_ins import make_data, make_weights, save_detector
@@ -65,7 +68,9 @@ SCRIPT_OPTIONS = {
     "measure_net.py --space": "--space tiny.yaml --num-classes 10",
     "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",
     "inference.py": "--rounds 1 --batches 1 --networks fbnetv3_b --threads 1",
+    "runtimes.py": "--rounds 1 --batches 1 --networks fbnetv3_b",
     "roofline.py": "--rounds 1 --threads 1",
+    "browser.py": "--rounds 1",
     "int8.py": "--rounds 1 --resolution 64 --formats onnx",
     "latency_search.py": "--table table2.jsonl --budgets 8 --evaluations 8 --seconds 0.1",
     "train_step.py": "--rounds 1 --threads 1",
@@ -76,6 +81,7 @@ SCRIPT_OPTIONS = {
     # After one step, all scores are nearly equal: keep all boxes
     "export_net.py output/digit_scenes": "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 MODEL.ROI_HEADS.NMS_THRESH_TEST 1.0"
     " TEST.DETECTIONS_PER_IMAGE 1000",
+    "serve.py": "--rounds 1 --images 8 --connections 4 --models digits/fbnetv3_digits",
     "detector_export.py": "--rounds 1 --max-images 1",
     "pool_cost.py": "--pool 500 --candidates 2048",
     "evolution.py --seeds": "--seeds 1",
@@ -177,8 +183,25 @@ def test_commands_run(page, reader):
     for config, file in TRAINED_DETECTORS.get(page.name, {}).items():
         save_detector(config, Path(file))
     for line in (*PREREQUISITES.get(page.name, ()), *commands(page)):
-        if not line.startswith("for ") and line != "done":
+        if not line.startswith("for ") and line != "done" and can_run(line):
             reader.run_line(line)
+    if reader.server is not None:
+        reader.stop_server()
+
+
+def can_run(line):
+    """Return whether what a command about browsers needs is here."""
+    if "browser.py" in line and not (shutil.which("chromium") and find_spec("playwright")):
+        return False
+    return not ("--format web" in line or "_web" in line) or has_browser_runtime()
+
+
+@functools.cache
+def has_browser_runtime():
+    try:
+        return bool(fetch_browser_runtime())
+    except MissingPackageError:
+        return False
 
 
 def remove_export(words):
@@ -194,6 +217,7 @@ class Reader:
         self.run_tool = run_tool
         self.request = request
         self.cluster = None
+        self.server = None
 
     def run_line(self, line):
         words = [os.path.expandvars(word) for word in shlex.split(line, comments=True)]
@@ -212,6 +236,8 @@ class Reader:
             "run": self.ci,
             "sbatch": self.sbatch,
             "ray": self.ray,
+            "curl": self.curl,
+            "docker": self.docker,
         }
         handlers[program](words[1:], environment)
 
@@ -234,12 +260,36 @@ class Reader:
 
     def fbnetv3(self, words, environment):
         name, *arguments = words
+        if name == "serve":
+            self.serve(arguments)
+            return
         if name == "export":
             remove_export(arguments)
         script = COMMAND_SCRIPTS.get(name)
         short = shortening_options(f"{script}.py", arguments) if script else []
         code = "from fbnetv3.commands.cli import main; main()"
         self.run([sys.executable, "-c", code, name, *arguments, *short], environment)
+
+    def serve(self, arguments):
+        """Start a server on a free port for the commands that follow; it is stopped at the end of the page."""
+        from tests.http_client import RunningServer
+
+        if self.server is not None:
+            self.stop_server()
+        self.server = RunningServer(*arguments)
+
+    def stop_server(self):
+        code, _, errors = self.server.stop()
+        assert code == 0 and not errors, errors
+
+    def curl(self, words, environment):
+        """Send a request to the running server."""
+        words = [word.replace("127.0.0.1:8000", f"127.0.0.1:{self.server.port}") for word in words]
+        self.run(["curl", "--fail", "--silent", "--show-error", *words], environment)
+
+    def docker(self, words, environment):
+        """Only check what is built: there may be no Docker."""
+        assert words[0] in ("build", "run") and Path("Dockerfile").exists()
 
     def torchrun(self, words, environment):
         script = words.index("tools/train_net.py")

@@ -16,6 +16,7 @@ assert str(site).startswith({site!r}), site
 assert Path(fbnetv3.model_zoo.__file__).parent == site / "model_zoo"
 assert [*fbnetv3.__path__] == [str(site)]
 assert (site / "py.typed").is_file()
+assert (site / "deploy/web/page/index.html").is_file()
 from fbnetv3 import model_zoo
 assert len(fbnetv3.list_models()) >= 9
 print(model_zoo.get("digits/fbnetv3_digits.yaml", trained=True, device="cpu").num_classes)

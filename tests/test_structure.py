@@ -58,7 +58,14 @@ HEAVY = {
     "onnxruntime",
     "executorch",
     "torchao",
+    "litert_torch",
+    "ai_edge_litert",
+    "ai_edge_quantizer",
+    "coremltools",
+    "ncnn",
+    "pnnx",
     "openvino",
+    "nncf",
     "timm",
     "wandb",
     "mlflow",
@@ -114,8 +121,10 @@ def test_imports_follow_the_layers(file):
     parts = {name.split(".")[1] for name in imported if name.startswith("fbnetv3.")}
     assert parts <= ALLOWED[part] | {part} | EXCEPTIONS.get(relative(file), set())
     packages = {name.split(".")[0] for name in imported}
-    if relative(file).startswith("deploy/formats/"):
-        allowed = {"onnx", "onnxscript", "onnxruntime", "executorch", "torchao"}
+    if relative(file).startswith("deploy/formats/converters/"):
+        allowed = {"litert_torch", "ai_edge_litert", "ai_edge_quantizer", "coremltools", "ncnn", "pnnx"}
+    elif relative(file).startswith("deploy/formats/"):
+        allowed = {"onnx", "onnxscript", "onnxruntime", "executorch", "torchao", "openvino", "nncf"}
     elif relative(file).startswith("deploy/latency/"):
         allowed = {"onnx"}
     else:

@@ -48,6 +48,7 @@ COMMANDS = {
         after_interrupt="nothing was exported",
         sigterm=True,
     ),
+    "serve": Command("serve", "answer HTTP requests with exported networks"),
     "measure": Command(
         "measure",
         "measure the latency of networks",
@@ -55,9 +56,9 @@ COMMANDS = {
         sigterm=True,
     ),
     "analyze": Command("analyze", "print the cost of networks and detectors"),
-    "check-data": Command("check_data", "check a dataset before training"),
+    "check-data": Command("data.check_data", "check a dataset before training"),
     "convert-annotations": Command(
-        "convert_annotations", "convert annotations of boxes to COCO's or YOLO's format"
+        "data.convert_annotations", "convert annotations of boxes to COCO's or YOLO's format"
     ),
     "zoo": Command("zoo_entries", "list and download networks of the model zoo"),
 }

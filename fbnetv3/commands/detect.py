@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
+
+logger = logging.getLogger(__name__)
 
 CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+|OUTPUT_DIR")
 # Options with any number of words, after which KEY VALUE pairs may follow
@@ -48,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     predictor = build_predictor()
     classes = predictor.classes(categories)
-    settings = OutputSettings(folder, classes, categories is not None, args.yolo_scores, args.codec)
+    settings = OutputSettings(
+        folder, classes, categories is not None, args.yolo_scores, args.codec, predictor.skeleton
+    )
     selection = DetectionSelection(settings.names, thresholds, args.classes or None)
     outputs = build_outputs(settings, args.save, pictures=not args.no_pictures)
     run = run_detection(
@@ -93,6 +98,12 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         "--model",
         metavar="NAME",
         help="detector of the model zoo, folder of a run, checkpoint, or exported folder",
+    )
+    add(
+        "--runtime",
+        metavar="NAME",
+        help="runtime of an exported folder, such as openvino for ONNX files, or auto: the fastest on this machine "
+        "(default: that of its format)",
     )
     add("--config", "--config-file", metavar="FILE", help="detection config")
     add(
@@ -173,9 +184,9 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
             raise UsageError(
                 f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
             )
-        from fbnetv3.detection.inference.array_predictors import ExportedPredictor
-
-        return partial(ExportedPredictor, args.model)
+        return partial(_open_exported, args.model, thresholds, args.runtime)
+    if args.runtime:
+        raise UsageError("--runtime needs --model, an exported folder")
     from fbnetv3.detection.inference.array_predictors import (
         ConfigPredictor,
         score_threshold,
@@ -187,6 +198,23 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
     cfg.defrost()
     set_score_threshold(cfg, thresholds.for_detector(score_threshold(cfg), keep_low=args.track))
     return partial(ConfigPredictor, cfg, weights)
+
+
+def _open_exported(folder: str, thresholds: Any, runtime: str | None) -> Any:
+    """Open an exported detector; warn if it has dropped detections that the thresholds ask for."""
+    from fbnetv3.detection.inference.array_predictors import ExportedPredictor
+
+    predictor = ExportedPredictor(folder, runtime=runtime)
+    lowest = thresholds.for_detector(predictor.min_score)
+    if lowest < predictor.min_score:
+        logger.warning(
+            "%s: detects nothing with a score below %g, so --score-threshold %g has no effect: export it again with a "
+            "lower MODEL.ROI_HEADS.SCORE_THRESH_TEST (RetinaNet: MODEL.RETINANET.SCORE_THRESH_TEST)",
+            folder,
+            predictor.min_score,
+            lowest,
+        )
+    return predictor
 
 
 def _find_detector(args: Namespace) -> tuple[Any, str]:

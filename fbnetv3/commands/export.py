@@ -13,6 +13,14 @@ from fbnetv3.config import is_detection_config
 from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Manifest, PrecisionSettings, export_classifier
+from fbnetv3.deploy.detector_graph.detector_onnx import DETECTOR_FORMATS
+from fbnetv3.deploy.exported_collection import (
+    ExportVariant,
+    Variant,
+    collection_variants,
+    export_collection,
+    format_table,
+)
 from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, get_format
 from fbnetv3.deploy.formats.quantization import AUTO, split_image_folder
 from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
@@ -32,6 +40,7 @@ from fbnetv3.utils.command_line import ArgumentParser, positive_int, program_nam
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
 
+ALL = "all"
 MAX_CALIBRATION_IMAGES = 256
 # Options of int8, and those of every lower precision
 INT8_DEFAULTS = {"calibration": None, "reduce_range": False, "float_layers": AUTO}
@@ -50,16 +59,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     for option, default in PRECISION_DEFAULTS.items():
         if getattr(args, option) is None:
             setattr(args, option, default)
-        elif args.precision == FLOAT32:
+        elif args.precision == FLOAT32 or (args.precision is None and args.format != ALL):
             needed = "--int8" if option in INT8_DEFAULTS else "--int8 or another --precision"
             parser.error(f"--{option.replace('_', '-')} needs {needed}")
-    if args.model:
+    if args.model and args.format != ALL:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join([program_name(), *(sys.argv[1:] if argv is None else argv)])
     if is_detector_model or (args.config and is_detection_config(args.config)):
-        _run_detector_export(args, command)
+        export, describe = _detector_exporter(args, command), _describe_detections
     else:
-        _run_classifier_export(args, command)
+        export, describe = _classifier_exporter(args, command), _describe_logits
+    if args.format == ALL:
+        _export_all(export, args)
+        return
+    precision = args.precision or FLOAT32
+    exported = export(args.format, precision, expand_path(args.output))
+    print(f"{_describe_export(exported)}; {describe(exported.manifest)}")
+    if comparison := exported.manifest.verification.get(precision):
+        print(_format_comparison(comparison, precision))
+
+
+def _export_all(export: ExportVariant, args: argparse.Namespace) -> None:
+    """Export in every format, and print a table."""
+    variants = collection_variants([args.precision] if args.precision else PRECISIONS)
+
+    def report(variant: Variant) -> None:
+        outcome = variant.problem or f"{variant.bytes / 1e6:.2f} MB"
+        print(f"{variant.folder}: {outcome}", file=sys.stderr, flush=True)
+
+    exported = export_collection(export, variants, expand_path(args.output), report)
+    print(format_table(exported))
 
 
 def _is_detector(model: str) -> bool:
@@ -89,7 +118,9 @@ def _build_parser() -> ArgumentParser:
     )
     formats = ", ".join(FORMATS.names())
     parser.add_argument(
-        "--format", required=True, help=f"{formats}, or a format that an imported module registers"
+        "--format",
+        required=True,
+        help=f"{formats}, a format that an imported module registers, or 'all' for a folder of each and a table",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to create")
     parser.add_argument(
@@ -115,8 +146,8 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
-        default=FLOAT32,
-        help="reduce the verified export to it, and compare with float32; each format offers some (default: float32)",
+        help="reduce the verified export to it, and compare with float32; each format offers some (default: float32; "
+        "with --format all every one)",
     )
     group.add_argument(
         "--int8", action="store_const", dest="precision", const=INT8, help="short for --precision int8"
@@ -150,7 +181,7 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
         "--reduce-range",
         action="store_true",
         default=None,
-        help="7-bit weights, for x86 without VNNI (onnx)",
+        help="7-bit weights, for x86 without VNNI (onnx, openvino)",
     )
     group.add_argument(
         "--float-layers",
@@ -160,7 +191,8 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
+def _classifier_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
+    """Load the classifier, and return a function that exports it."""
     images = sample_image_files(args.images) if args.images else None
     if args.config:
         net = load_classifier_from_config(
@@ -170,25 +202,26 @@ def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
         net = load_classifier_from_name(
             args.model, weights=args.weights or "published", classes=args.classes
         )
-    exported = export_classifier(
-        net.model,
-        net.preprocessing,
-        net.classes,
-        args.output,
-        format=args.format,
-        any_size=args.any_size,
-        images=images,
-        name=net.name,
-        precision=None if args.precision == FLOAT32 else _precision_settings(net, args),
-        command=command,
-        multi_label=net.multi_label,
-    )
-    print(f"{_describe_export(exported)}; {_describe_verification(exported.manifest)}")
-    if comparison := exported.manifest.verification.get(args.precision):
-        print(_format_comparison(comparison, args.precision))
+
+    def export(format: str, precision: str, output: Path) -> ExportedNetwork:
+        return export_classifier(
+            net.model,
+            net.preprocessing,
+            net.classes,
+            output,
+            format=format,
+            any_size=args.any_size,
+            images=images,
+            name=net.name,
+            precision=None if precision == FLOAT32 else _precision_settings(net, precision, args),
+            command=command,
+            multi_label=net.multi_label,
+        )
+
+    return export
 
 
-def _describe_verification(manifest: Manifest) -> str:
+def _describe_logits(manifest: Manifest) -> str:
     check = manifest.verification
     if "not_run" in check:
         return f"not compared with the network: {check['not_run']}"
@@ -201,18 +234,15 @@ def _describe_verification(manifest: Manifest) -> str:
     )
 
 
-def _run_detector_export(args: argparse.Namespace, command: str) -> None:
-    if args.format != "onnx":
-        raise UsageError("detectors can only be exported with --format onnx")
-    if args.precision not in (FLOAT32, INT8):
-        raise UsageError(f"detectors can be exported in float32 or int8, not in {args.precision}")
+def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
+    """Load the detector's config, and return a function that exports the detector."""
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
     if args.float_layers != AUTO:
         raise UsageError("--float-layers: in detectors the first layers stay in float; omit it")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
-    from fbnetv3.detection.export.int8_images import int8_settings
+    from fbnetv3.detection.export.int8_images import detector_precision_settings
     from fbnetv3.detection.models.fbnetv3_backbone import arch_name
     from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
@@ -230,62 +260,90 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         # The config of a run says nothing by its name
         name = arch_name(cfg) if Path(args.config).name == RUN_CONFIG else Path(args.config).stem
     classes = read_class_names(args.classes) if args.classes else None
-    int8 = None
-    if args.precision == INT8:
-        limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
-        int8 = int8_settings(
-            cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
+    images = sample_image_files(args.images) if args.images else None
+    limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
+
+    def export(format: str, precision: str, output: Path) -> ExportedNetwork:
+        if format not in DETECTOR_FORMATS:
+            raise UsageError(
+                f"--format {format} for a detector must be one of {', '.join(DETECTOR_FORMATS)}"
+            )
+        precisions = get_format(format).precisions
+        if precision not in precisions:
+            raise UsageError(f"{format} offers {' and '.join(precisions)} for detectors, not {precision}")
+        settings = None
+        if precision != FLOAT32:
+            folder = args.calibration or (args.images if precision != INT8 else None)
+            settings = detector_precision_settings(
+                cfg,
+                weights,
+                classes,
+                precision=precision,
+                calibration=folder,
+                max_images=args.val_images,
+                **limits,
+            )
+        return export_detector(
+            cfg,
+            weights,
+            output,
+            images=images,
+            classes=classes,
+            format=format,
+            precision=settings,
+            name=name,
+            command=command,
         )
-    exported = export_detector(
-        cfg,
-        weights,
-        args.output,
-        images=sample_image_files(args.images) if args.images else None,
-        classes=classes,
-        int8=int8,
-        name=name,
-        command=command,
+
+    return export
+
+
+def _describe_detections(manifest: Manifest) -> str:
+    check = manifest.verification
+    maps = (
+        f"; {check[f'equal_{noun}']} of their {check[noun]} {noun} are equal"
+        for noun in ("masks", "keypoints")
+        if noun in check
     )
-    check = exported.manifest.verification
-    print(
-        f"{_describe_export(exported)}; of {check['detections']} detections in {check['images']} images, "
-        f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
-        f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
+    return (
+        f"of {check['detections']} detections in {check['images']} images, {check['equal']} of {check['runtime']} "
+        f"equal detectron2's; their boxes differ by at most {check['largest_box_difference']:.1e} pixels, scores by "
+        f"{check['largest_score_difference']:.1e}{''.join(maps)}"
     )
-    if args.precision == INT8:
-        print(_format_comparison(check[INT8], INT8))
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
-    size = exported.manifest.files[exported.model.name]["bytes"]
+    size = get_format(exported.manifest.format).model_bytes(exported.model)
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 
-def _precision_settings(net: PretrainedClassifier, args: argparse.Namespace) -> PrecisionSettings:
+def _precision_settings(
+    net: PretrainedClassifier, precision: str, args: argparse.Namespace
+) -> PrecisionSettings:
     """Choose calibration and comparison images: the config's dataset, or, if it is missing, a folder of images."""
     limits = {
         "max_drop": args.max_drop,
         "min_agreement": args.min_agreement,
         "reduce_range": args.reduce_range,
     }
-    if args.precision == INT8:
+    if precision == INT8:
         limits |= _layer_settings(net, args)
-    folder = args.calibration or (args.images if args.precision != INT8 else None)
+    folder = args.calibration or (args.images if precision != INT8 else None)
     try:
         images, targets = net.labeled_images("val", args.val_images)
     except (DataError, UsageError) as error:
         if not folder:
             raise
         print(
-            f"without labels, {args.precision} is judged by agreement with float32 ({error})",
+            f"without labels, {precision} is judged by agreement with float32 ({error})",
             file=sys.stderr,
         )
-        if args.precision != INT8:
-            return PrecisionSettings(args.precision, sample_image_files(folder, args.val_images), **limits)
+        if precision != INT8:
+            return PrecisionSettings(precision, sample_image_files(folder, args.val_images), **limits)
         parts = split_image_folder(folder, MAX_CALIBRATION_IMAGES, args.val_images)
         return PrecisionSettings(INT8, parts[1], calibration=parts[0], **limits)
-    if args.precision != INT8:
-        return PrecisionSettings(args.precision, images, targets, **limits)
+    if precision != INT8:
+        return PrecisionSettings(precision, images, targets, **limits)
     calibration: Sequence[ClassifierImage]
     if args.calibration:
         calibration = sample_image_files(args.calibration, MAX_CALIBRATION_IMAGES)

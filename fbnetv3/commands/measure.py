@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fbnetv3.arch import ArchDef, compute_cost, get_arch
 from fbnetv3.arch.latency_table import LatencyTable, load_latency_table
 from fbnetv3.deploy.latency.benchmark import (
+    ONNX_RUNTIME,
     measure_exported,
     measure_network,
     runtime_format,
@@ -36,7 +37,8 @@ CHECK_SEED = 1  # of those that it is checked with
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure networks, or fill or check a latency table."""
     args = _parse_args(argv)
-    runtime_format(args.runtime)  # raises for an unknown name
+    if not all(Path(name).is_dir() for name in args.names) or not args.names:
+        runtime_format(args.runtime or ONNX_RUNTIME)  # raises for an unknown name
     torch.set_num_threads(args.threads)
     if args.check:
         _check_latency_table(args)
@@ -80,9 +82,9 @@ def _build_parser() -> ArgumentParser:
     runtimes = ", ".join(runtime_names())
     parser.add_argument(
         "--runtime",
-        default="onnxruntime",
         metavar="NAME",
-        help=f"{runtimes}, or a format that an imported module registers",
+        help=f"{runtimes}, or a format that an imported module registers (default: {ONNX_RUNTIME}); for exported "
+        "folders, one of the format's runtimes (default: its own), or auto: the fastest",
     )
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads"
@@ -137,11 +139,15 @@ def _run_comparison(args: argparse.Namespace) -> None:
 def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None) -> dict[str, Any]:
     predictions = {}
     if Path(name).is_dir():
-        measurement = measure_exported(name, batch=args.batch, seconds=args.seconds)
+        measurement = measure_exported(name, batch=args.batch, runtime=args.runtime, seconds=args.seconds)
     else:
         arch = get_arch(name)
         measurement = measure_network(
-            args.runtime, arch, num_classes=args.num_classes, batch=args.batch, seconds=args.seconds
+            args.runtime or ONNX_RUNTIME,
+            arch,
+            num_classes=args.num_classes,
+            batch=args.batch,
+            seconds=args.seconds,
         )
         predictions["M MACs"] = compute_cost(arch, num_classes=args.num_classes).macs / 1e6
         if table:
@@ -165,7 +171,7 @@ def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None
 def _fill_latency_table(args: argparse.Namespace) -> None:
     space = load_space(args.space)
     shapes = possible_shapes(space, args.num_classes)
-    device = describe_device(args.runtime, args.batch, args.device)
+    device = describe_device(args.runtime or ONNX_RUNTIME, args.batch, args.device)
     print(f"{device}: {len(shapes):,} blocks of {space.name}")
     networks = _draw_networks(space, args.networks, TABLE_SEED)
     with tqdm(unit="", mininterval=1, disable=None) as bar:

@@ -79,6 +79,12 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder")
     add(
+        "--runtime",
+        metavar="NAME",
+        help="runtime of an exported folder, such as openvino for ONNX files, or auto: the fastest on this machine "
+        "(default: that of its format)",
+    )
+    add(
         "--top",
         type=positive_int,
         metavar="N",
@@ -105,7 +111,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
     if is_exported_folder(args.model):
-        predictor = load(args.model)
+        predictor = load(args.model, args.runtime)
         if not isinstance(predictor, ClassifierPredictor):
             raise UsageError(f"{args.model}: contains a detector; use tools/detect.py")
         if args.weights or args.classes:
@@ -113,6 +119,8 @@ def _load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
                 f"{args.model}: already contains its weights and class names: omit --weights and --classes"
             )
         return predictor
+    if args.runtime:
+        raise UsageError(f"{args.model}: is not an exported folder, which --runtime is for")
     if is_checkpoint(args.model):
         if args.weights:
             raise UsageError(f"{args.model}: already contains its weights: omit --weights")

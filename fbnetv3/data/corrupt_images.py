@@ -33,7 +33,10 @@ def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, Image.DecompressionBombError):
-        return "has too many pixels to decode safely"
+        limit = (
+            2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        )  # Pillow warns above its limit, and refuses above twice as much
+        return f"has too many pixels to decode safely, more than {limit:.0f} million; shrink it"
     if isinstance(error, UnidentifiedImageError):
         return "corrupt image (not a format that Pillow can read)"
     if isinstance(error, OSError) and error.strerror:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fbnetv3.data.corrupt_images import as_corrupt_image_error
+from fbnetv3.data.corrupt_images import CorruptImageError, as_corrupt_image_error
 from fbnetv3.data.image_rendering import (
     array_to_8_bits,
     array_to_tensor,
@@ -48,6 +48,7 @@ class EncodedImage:
     Args:
         data: content of the file.
         name: name of the image for error messages.
+        max_pixels: maximum width times height, in addition to Pillow's limit.
 
     Raises:
         CorruptImageError: the data is not an image, or has too many pixels to decode safely.
@@ -59,10 +60,18 @@ class EncodedImage:
     _orientation = 1
     _array: np.ndarray | None = None  # uint8 (height, width, channels)
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, max_pixels: float = math.inf) -> None:
         self.name = name
         self._data = data
-        with as_corrupt_image_error(name):
+        self._read_header(data)
+        width, height = self.size
+        if width * height > max_pixels:
+            raise CorruptImageError(
+                f"{name}: has too many pixels: {width} x {height}, more than {max_pixels / 1e6:g} million"
+            )
+
+    def _read_header(self, data: bytes) -> None:
+        with as_corrupt_image_error(self.name):
             if data.startswith(_NPY_START):
                 self._set_array(np.load(io.BytesIO(data), allow_pickle=False))
                 return

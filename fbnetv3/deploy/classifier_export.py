@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from fbnetv3.deploy.formats.quantization import (
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
+from fbnetv3.deploy.runtime_choice import relative_difference
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.files import expand_path
 
@@ -67,8 +69,8 @@ def export_classifier(
         preprocessing: the steps from an image to the network's input.
         classes: names of the network's outputs.
         output: the folder to create; an existing folder must be empty.
-        format: "onnx", "executorch", "torch-export" or a name registered in `FORMATS`.
-        any_size: whether the export takes images of any height and width; not with executorch.
+        format: a name registered in `FORMATS`, such as "onnx".
+        any_size: whether the export takes images of any height and width; not in every format.
         images: images to compare the export on; default: `sample_classifier_images`.
         name: name of the network, for messages and the manifest.
         command: the command that exports the network, for the manifest.
@@ -94,7 +96,7 @@ def export_classifier(
     for option in (option for option, is_wanted in wanted.items() if is_wanted):
         formats = formats_supporting(option)
         if format not in formats:
-            raise UsageError(f"{option} is available for {' and '.join(formats)}, not for {format}")
+            raise UsageError(f"{option} is available for {', '.join(formats)}, not for {format}")
     images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(
@@ -125,7 +127,9 @@ def export_classifier(
             if precision:
                 reduce_precision(program, path, export_format, original, precision)
         else:
-            predictor = open_classifier(folder, format, name)
+            predictor = open_classifier(
+                folder, name, partial(export_format.open, path), multi_label=multi_label
+            )
             verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
             if precision:
                 verification[precision.precision] = reduce_and_compare(
@@ -205,13 +209,3 @@ def _difference_at_larger_size(
     larger = replace(preprocessing, resolution=resolution, resize=resize)
     logits = [replace(network, preprocessing=larger).logits(examples) for network in (predictor, original)]
     return relative_difference(*logits)
-
-
-def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference of logits (N, classes), relative to the image's largest expected logit.
-
-    It is NaN if any logit is NaN.
-    """
-    # Images whose logits are all 0 are compared absolutely
-    scale = np.abs(expected).max(axis=1, keepdims=True)
-    return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

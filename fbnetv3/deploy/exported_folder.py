@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -17,13 +17,12 @@ import torch
 
 import fbnetv3
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
-from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
-from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
+from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, Runtime, get_format
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
-    CLASSES_OUTPUT,
     DETECTOR_OUTPUTS,
     DetectorPredictor,
+    DetectorRuntime,
     resize_from_dict,
 )
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
@@ -35,6 +34,7 @@ T = TypeVar("T")
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 CLASS_NAMES_FILE = "classes.json"
+INDEX_FILE = "formats.json"  # of a folder with several exports
 _DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
 MANIFEST_VERSION = 4
@@ -76,65 +76,31 @@ class Manifest:
     layout: int = MANIFEST_VERSION
 
 
-def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
-    """Load an exported folder of any format, after comparing every file with its checksum.
-
-    Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
-    loaded. Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
-
-    Args:
-        folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
-
-    Raises:
-        ExportError: the folder is not an exported folder, or one of its files is missing or corrupt; the message names
-            the file.
-        MissingPackageError: the format's runtime is not installed; the message says what to install.
-    """
-    folder = expand_path(folder)
-    manifest = read_manifest(folder)
-    # Files that match their checksums are still not trusted: each reader checks its file
-    if manifest.task == DETECTION:
-        outputs = cast("list[dict[str, Any]]", manifest.output)
-        detector = open_detector(folder, manifest.network, [output["name"] for output in outputs])
-        category_ids = _category_ids(outputs)
-        if len(category_ids) not in (0, len(detector.classes)):
-            raise ExportError(
-                f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
-            )
-        return replace(detector, category_ids=category_ids)
-    is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    return open_classifier(
-        folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
-    )
-
-
-def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
-    """Return the category ids of a detector's classes; empty if the export does not have them."""
-    classes = next((output for output in outputs if output["name"] == CLASSES_OUTPUT), {})
-    return list(classes.get("category_ids") or [])
-
-
 def is_exported_folder(path: str | os.PathLike) -> bool:
-    """Return whether a path is a folder that an export has written."""
-    return (expand_path(path) / MANIFEST_FILE).is_file()
+    """Return whether a path is a folder that an export has written, of one format or of several."""
+    folder = expand_path(path)
+    return (folder / MANIFEST_FILE).is_file() or is_collection(folder)
+
+
+def is_collection(folder: Path) -> bool:
+    """Return whether a folder has exports in several formats; see `export_collection`."""
+    return (folder / INDEX_FILE).is_file()
 
 
 def open_classifier(
-    folder: Path, format: str, name: str, *, precision: str = FLOAT32, multi_label: bool = False
+    folder: Path, name: str, open_runtime: Callable[[], Runtime], *, multi_label: bool = False
 ) -> ClassifierPredictor:
-    """Open a classifier's folder without reading its manifest."""
-    export_format = get_format(format)
+    """Open a classifier's folder without reading its manifest; `open_runtime` opens the model file."""
     preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
-    runtime = export_format.open(folder / export_format.file_name, precision)
-    return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
+    return ClassifierPredictor(open_runtime(), preprocessing, classes, name, multi_label)
 
 
 def open_detector(
-    folder: Path, name: str, output_names: Sequence[str] = DETECTOR_OUTPUTS
+    folder: Path, name: str, output_names: Sequence[str], open_runtime: Callable[[], Runtime]
 ) -> DetectorPredictor:
-    """Open a detector's folder, whose model is an ONNX file, without reading its manifest."""
+    """Open a detector's folder without reading its manifest; `open_runtime` opens the model file."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
-    runtime = OnnxRuntime(folder / OnnxFormat().file_name)
+    runtime = cast("DetectorRuntime", open_runtime())  # the formats of detectors have these
     return DetectorPredictor(runtime, resize, classes, name, output_names[len(DETECTOR_OUTPUTS) :])
 
 
@@ -147,10 +113,10 @@ def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes:
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
     """Read the class names, and preprocessing.json, which `from_dict` checks and converts."""
     path = folder / PREPROCESSING_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         preprocessing = from_dict(json.loads(path.read_text()))
     path = folder / CLASS_NAMES_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         classes = json.loads(path.read_text())
         if not isinstance(classes, list) or not classes:
             raise ValueError("not a list of names")
@@ -181,10 +147,13 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported folder, and compare the size and checksum of every other file with it."""
     path = folder / MANIFEST_FILE
+    if is_collection(folder):
+        exports = ", ".join(sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST_FILE}")))
+        raise ExportError(f"{folder}: has exports in several formats: name one of its folders: {exports}")
     if not path.is_file():
         problem = f"is not an exported folder (no {MANIFEST_FILE})" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; create one with tools/export_net.py")
-    with _as_file_error(path):
+    with as_file_error(path):
         fields = json.loads(path.read_text())
         # Read the layout first: a newer one may have fields that are unknown here
         if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
@@ -206,14 +175,20 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
-        required = {get_format(manifest.format).file_name, *_DATA_FILES}
-        if not required <= manifest.files.keys() or not all(map(_is_inside_folder, manifest.files)):
+        model = get_format(manifest.format).file_name
+        # Some models are folders
+        has_model = any(name == model or name.startswith(f"{model}/") for name in manifest.files)
+        has_data = set(_DATA_FILES) <= manifest.files.keys()
+        if not (has_model and has_data) or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
-        with _as_file_error(folder / name):
+        with as_file_error(folder / name):
             size = (folder / name).stat().st_size
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
-                raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
+                raise ValueError(
+                    f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}, as in a file of another "
+                    "export"
+                )
     return manifest
 
 
@@ -225,7 +200,7 @@ def _is_inside_folder(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _as_file_error(path: Path) -> Iterator[None]:
+def as_file_error(path: Path) -> Iterator[None]:
     """Turn the errors of reading and checking an untrusted file into an ExportError that names the file."""
     try:
         yield

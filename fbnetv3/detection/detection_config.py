@@ -26,6 +26,7 @@ from fbnetv3.detection.data.augmentation.augmentation_keys import (
     add_augmentation_config,
     check_augmentation,
 )
+from fbnetv3.detection.data.custom_datasets import drop_unrelated_images
 from fbnetv3.detection.data.detection_datasets import register_custom_datasets, set_num_classes
 from fbnetv3.detection.data.keypoint_names import add_keypoint_config
 from fbnetv3.detection.models.classifier_preprocessing import PREPROCESSING_CHOICES
@@ -199,6 +200,7 @@ def build_detection_config(
     _require_known_keys(pairs, known_keys)
     with _yacs_errors_as_usage_errors():
         cfg.merge_from_list([item for pair in pairs.items() for item in pair])
+    drop_unrelated_images(cfg, pairs)
 
     import_modules(cfg.IMPORTS)
     # Include modules from --import, so that a dump of the config is complete

@@ -15,6 +15,7 @@ from fbnetv3.arch import dump_arch, get_arch, list_archs
 from fbnetv3.arch.arch_files import arch_from_dict
 from fbnetv3.detection.anchors.anchor_fitting import ANCHOR_KEYS, require_resolved_anchors
 from fbnetv3.detection.data.detection_datasets import Classes, num_classes_setting
+from fbnetv3.detection.data.keypoint_names import config_skeleton
 from fbnetv3.detection.detection_config import build_detection_config
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name, config_arch
 from fbnetv3.errors import UsageError, UserError, WeightsError
@@ -31,6 +32,13 @@ logger = logging.getLogger(__name__)
 _ARCH = "MODEL.FBNETV3.ARCH"
 # What a network's input must be, and where a record has it
 _INPUT_KEYS = {"INPUT.FORMAT": "format", "MODEL.PIXEL_MEAN": "mean", "MODEL.PIXEL_STD": "std"}
+_ANCHOR_NAMES = (*ANCHOR_KEYS, "OFFSET", "FIT")
+# Last parts of keys of MODEL that say what weights of the same shape mean
+_MEANING_NAMES = (
+    *("USE_SIGMOID_CE", "BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG"),
+    *("IN_FEATURES", "OUT_FEATURES", "FUSE_TYPE"),
+)
+_POOLER_PREFIX = "POOLER_"
 
 
 def describe_detector(cfg: CfgNode, classes: Classes, data: Mapping[str, Any]) -> DetectorRecord:
@@ -56,6 +64,7 @@ def describe_detector(cfg: CfgNode, classes: Classes, data: Mapping[str, Any]) -
             "max_size": cfg.INPUT.MAX_SIZE_TEST,
         },
         dict(data),
+        config_skeleton(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)),
     )
 
 
@@ -106,7 +115,7 @@ def config_from_detector_record(
 def use_recorded_detector(
     cfg: CfgNode, record: DetectorRecord | None, source: str, keep: Collection[str] = ()
 ) -> CfgNode:
-    """Return the config with which to use the weights of `source`: its architecture, anchors and input.
+    """Return the config with which to use the weights of `source`: its architecture, anchors, poolers and so on.
 
     Keys in `keep`, which are given on the command line, stay. Each value in which the config, or a key that stays,
     differs from the training is logged.
@@ -114,7 +123,7 @@ def use_recorded_detector(
     if record is None:
         require_resolved_anchors(cfg, source)
         return cfg
-    values: dict[str, Any] = {_ARCH: _arch_value(record, source), **_recorded_anchors(record)}
+    values: dict[str, Any] = {_ARCH: _arch_value(record, source), **_recorded_model_keys(record)}
     values |= {
         key: record.preprocessing[name] for key, name in _INPUT_KEYS.items() if name in record.preprocessing
     }
@@ -122,8 +131,12 @@ def use_recorded_detector(
         values[num_classes_setting(cfg)[0]] = len(record.classes)
     result = cfg.clone()
     result.defrost()
+    flat = flatten(cfg)
     for key, value in values.items():
-        configured = flatten(cfg)[key]
+        if key not in flat:  # of another version
+            continue
+        configured = flat[key]
+        value = _like(configured, value)
         if configured == value or (key == _ARCH and _is_same_arch(cfg, record)):
             continue
         shown = record.arch if key == _ARCH else value
@@ -142,14 +155,28 @@ def use_recorded_detector(
     return result
 
 
-def _recorded_anchors(record: DetectorRecord) -> dict[str, Any]:
-    """Return the anchors that a detector was trained with, by key."""
+def _recorded_model_keys(record: DetectorRecord) -> dict[str, Any]:
+    """Return a detector's anchors, poolers, feature maps, and coding of boxes and scores, by key."""
     try:
         values = flatten(yaml.safe_load(record.config))
     except (yaml.YAMLError, AttributeError, TypeError):
         return {}
-    keys = (f"MODEL.ANCHOR_GENERATOR.{key}" for key in (*ANCHOR_KEYS, "OFFSET", "FIT"))
-    return {key: values[key] for key in keys if key in values}
+    recorded = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        is_anchor = section == "MODEL.ANCHOR_GENERATOR" and name in _ANCHOR_NAMES
+        is_meaning = name in _MEANING_NAMES or name.startswith(_POOLER_PREFIX)
+        if is_anchor or (section.startswith("MODEL.") and is_meaning):
+            recorded[key] = value
+    return recorded
+
+
+def _like(configured: Any, value: Any) -> Any:
+    """Return a value from YAML, which has lists only, with tuples where the config has them."""
+    if not isinstance(value, list) or not isinstance(configured, (list, tuple)):
+        return value
+    models = [*configured, *value[len(configured) :]]
+    return type(configured)(_like(model, item) for model, item in zip(models, value, strict=False))
 
 
 def recorded_classes(record: DetectorRecord | None) -> Classes | None:

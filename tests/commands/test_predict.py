@@ -37,6 +37,14 @@ def test_patterns_and_files(fbnetv3, photos):
     assert ran.code == 0 and list(labels(ran)) == ["3.png", "1.png"]
 
 
+def test_folders_that_a_pattern_matches_are_left_out(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, f"{photos}/*", "--top", 1)
+    assert (photos / "more").is_dir() and list(labels(ran)) == ["0.png", "1.png", "2.png"]
+    assert (
+        "2 of 5 images could not be read" in ran.err
+    )  # the pattern also matches a corrupt file and a text
+
+
 @pytest.mark.parametrize(
     "source, message", [("*.gif", "*.gif: matches no file"), ("empty", "empty: contains no images")]
 )

@@ -52,6 +52,22 @@ def test_a_long_side_that_becomes_a_fraction_of_a_pixel_longer():
     assert (actual.int() - expected.int()).abs().max() <= 1
 
 
+def test_any_aspect_ratio():
+    """From 1:1 to 1:600, the center is that of the whole image, resized, up to rounding of its length: half a pixel."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (40, 2, 3), dtype=np.uint8))
+    for short_side in (1, 3, 10, 37):
+        for ratio in (1, 1.3, 2, 4.7, 7.9, 8, 8.1, 9.4, 33, 128, 600):
+            size = (short_side, round(ratio * short_side))
+            image = coarse.resize(size, Image.Resampling.BICUBIC)
+            for turned in (image, image.transpose(Image.Transpose.ROTATE_90)):
+                expected = resize_and_crop(np.array(turned), 42, 36, "bilinear")
+                actual = Preprocessing(36, 42).crop_center(turned)
+                steps = [expected.int().diff(dim=dim).abs().max() for dim in (1, 2)]
+                difference = (actual.int() - expected.int()).abs().max()
+                assert difference <= (1 if ratio <= 8 else 1 + max(steps) / 2), (short_side, ratio)
+
+
 SCRIPT = """
 import io, resource, sys
 import numpy as np

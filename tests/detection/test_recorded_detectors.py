@@ -187,12 +187,24 @@ def test_another_config_gets_the_recorded_architecture_and_input(run, digits_con
         [
             *("MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "INPUT.FORMAT", "RGB"),
             *("MODEL.ANCHOR_GENERATOR.OFFSET", "0.5"),
+            *("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "True", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "5"),
+            *("MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0, 1.0, 2.0, 2.0)"),
+            *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.2"),
         ],
     )
     record = read_detector_record(str(run / "model_final.pth"))
     used = use_recorded_detector(cfg, record, "x.pth", keep={"INPUT.FORMAT"})
     assert flatten(used)["MODEL.PIXEL_STD"] == [57.375, 57.12, 58.395]
     assert used.MODEL.ANCHOR_GENERATOR.OFFSET == 0
+    trained = load_detection_config(digits_config).MODEL
+    for section in ("ROI_BOX_HEAD", "RPN", "ROI_MASK_HEAD"):
+        assert used.MODEL[section] == trained[section]
+    assert used.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.2  # weights say nothing about thresholds
+    assert (
+        "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False, as x.pth was trained: the config has True"
+        in caplog.messages
+    )
+    assert sum("x.pth was" in line for line in caplog.messages) == 7  # nothing that is equal is reported
     assert ("RGB", record.definition) == (used.INPUT.FORMAT, used.MODEL.FBNETV3.ARCH)
     assert "INPUT.FORMAT RGB, as given: x.pth was trained with BGR" in caplog.messages
     assert (
@@ -225,6 +237,26 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
     assert {detection["category_id"] for detection in detections} <= set(IDS)
     rows = (folder / "per_class.csv").read_text().splitlines()
     assert rows[0] == "class,AP (bbox)" and sorted(row.split(",")[0] for row in rows[1:]) == sorted(NAMES)
+
+
+def test_other_annotations_are_not_silently_combined_with_the_recorded_images(run, tmp_path, caplog):
+    weights = run / "model_final.pth"
+    folder = config_from_checkpoint(weights).DATASETS.CUSTOM.TEST_IMAGES
+    key, images_key = "DATASETS.CUSTOM.TEST_ANNOTATIONS", "DATASETS.CUSTOM.TEST_IMAGES"
+    other = str(tmp_path / "other.json")
+    assert folder == config_from_checkpoint(weights, [key, other]).DATASETS.CUSTOM.TEST_IMAGES
+    assert f"images of {other} are looked for in {folder}, as before: if they are" in caplog.messages[-1]
+    # The folder is named, or there is nothing to combine it with
+    caplog.clear()
+    cfg = config_from_checkpoint(weights, [key, other, images_key, str(tmp_path)])
+    assert str(tmp_path) == cfg.DATASETS.CUSTOM.TEST_IMAGES
+    assert config_from_checkpoint(weights, [key, ""]).DATASETS.CUSTOM.TEST_IMAGES == ""
+    checkpoint = torch.load(weights, weights_only=True)
+    recorded = checkpoint["metadata"]["detection_config"]
+    checkpoint["metadata"]["detection_config"] = recorded.replace(folder, str(tmp_path / "gone"))
+    torch.save(checkpoint, tmp_path / "moved.pth")
+    cfg = config_from_checkpoint(tmp_path / "moved.pth", [key, other])
+    assert cfg.DATASETS.CUSTOM.TEST_IMAGES == "" and not caplog.messages
 
 
 def test_the_eval_command_takes_other_annotations(run, scenes, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from fbnetv3.data.check.findings import ERROR, WARNING, DataCheck, Finding, Spli
 from fbnetv3.data.datasets import FolderDataset, ImageDataset, build_dataset, open_imagefolder
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.text import first_few
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 
@@ -91,7 +95,14 @@ def guess_dataset(path: str | os.PathLike) -> tuple[str, str]:
     if (root / "cifar-10-batches-py").is_dir():
         return "cifar10", str(root)
     splits = ("train", "val", "test")
-    if any((root / f"{split}.csv").is_file() for split in splits):
+    files = [f"{split}.csv" for split in splits if (root / f"{split}.csv").is_file()]
+    folders = [f"{split}/" for split in splits if any(entry.is_dir() for entry in (root / split).glob("*"))]
+    if files and folders:
+        kinds = f"{first_few(files)} and class folders in {first_few(folders)}"
+        logger.info(
+            "%s: has %s; the CSV files are used (DATA.NAME imagefolder uses the folders)", path, kinds
+        )
+    if files:
         return "csv", str(root)
     if any(any(root.glob(pattern)) for pattern in ("*.tar", *(f"{split}/*.tar" for split in splits))):
         return "shards", str(root)

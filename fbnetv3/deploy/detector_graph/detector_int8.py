@@ -1,15 +1,16 @@
-"""Quantize an exported detector to int8, and compare its detections with those of float32."""
+"""Reduce the precision of an exported detector, and compare its detections with those of float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
+from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, ExportFormat
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array
 from fbnetv3.deploy.int8.comparison_images import (
     agreement_bound,
@@ -18,9 +19,9 @@ from fbnetv3.deploy.int8.comparison_images import (
     warn_if_few_comparison_images,
 )
 from fbnetv3.deploy.predictors.detector_predictor import (
-    DETECTOR_INPUT,
     DetectionArrays,
     DetectorPredictor,
+    DetectorRuntime,
 )
 from fbnetv3.errors import ExportError, UsageError
 
@@ -28,32 +29,41 @@ CONFIDENT = 0.5  # minimum score of the detections that both networks should hav
 _SAME_OBJECT = 0.5  # minimum IoU of two detections of the same object
 _DEFAULT_MIN_AGREEMENT = 90.0  # percent, without annotations
 
-AveragePrecision = Callable[[DetectorPredictor], float]
+AveragePrecision = Callable[[DetectorPredictor, str], float]
 
 
 @dataclass(frozen=True)
-class DetectorInt8Settings:
-    """How to quantize a detector and how to judge the result.
+class DetectorPrecisionSettings:
+    """To which precision a detector is reduced, and how to judge the result.
 
     Attributes:
-        calibration: 50 to a few hundred images, on which the range of each feature map is measured.
-        images: other images, on which the detections of int8 are compared with those of float32.
-        average_precision: computes AP in percent on annotated images; None without annotations.
+        precision: "int8" or "bfloat16"; each format offers some of them.
+        images: images on which the detections are compared with those of float32.
+        calibration: for int8, 50 to a few hundred other images, on which the range of each feature map is measured.
+        average_precision: computes AP in percent on annotated images, of a predictor whose precision, such as
+            "float32", is the second argument, for messages; None without annotations.
         max_drop: maximum drop in AP, in percentage points.
         min_agreement: minimum agreement in percent, see `agreement`; default: 90 without AP, no limit with AP.
-        reduce_range: whether to use 7-bit weights: on x86 without VNNI, sums of two 8-bit products may saturate.
+        reduce_range: whether to use 7-bit weights, only with int8: on x86 without VNNI, sums of two 8-bit products may
+            saturate.
     """
 
-    calibration: Sequence[ImageLike]
+    precision: str
     images: Sequence[ImageLike]
+    calibration: Sequence[ImageLike] = ()
     average_precision: AveragePrecision | None = None
     max_drop: float = 1.0
     min_agreement: float | None = None
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        if not self.calibration or not self.images:
+        reduced = [precision for precision in PRECISIONS if precision != FLOAT32]
+        if self.precision not in reduced:
+            raise UsageError(f"precision {self.precision!r} must be one of {', '.join(reduced)}")
+        if self.precision == INT8 and not self.calibration:
             raise UsageError("int8 needs images to calibrate on, and others to compare on")
+        if not self.images:
+            raise UsageError(f"{self.precision} needs images to compare on")
 
     @property
     def required_agreement(self) -> float:
@@ -65,7 +75,7 @@ class DetectorInt8Settings:
     def describe_violation(self, comparison: dict[str, Any]) -> str:
         """Describe which limit a comparison exceeds; return an empty text if none."""
         if self.average_precision is not None:
-            before, after = comparison["ap_float32"], comparison["ap_int8"]
+            before, after = comparison["ap_float32"], comparison[f"ap_{self.precision}"]
             if not before - after <= self.max_drop:
                 return f"reduces AP from {before:.2f} to {after:.2f}; the limit is a loss of {self.max_drop:g} points"
         share = comparison["agreement"]
@@ -74,63 +84,69 @@ class DetectorInt8Settings:
         return ""
 
 
-def quantize_detector_file(
-    path: Path, predictor: DetectorPredictor, int8: DetectorInt8Settings
+def reduce_detector_precision(
+    program: ExportedProgram,
+    path: Path,
+    export_format: ExportFormat,
+    predictor: DetectorPredictor,
+    settings: DetectorPrecisionSettings,
 ) -> dict[str, Any]:
-    """Replace a detector's ONNX file with its int8 version, and return the comparison, for the manifest.
+    """Replace a detector's file with one of a lower precision, and return the comparison, for the manifest.
 
     `predictor` runs the float32 file.
 
     Raises:
-        ExportError: int8 exceeds a limit of the settings, or float32 has no confident detection to compare.
+        ExportError: the result exceeds a limit of the settings, or float32 has no confident detection to compare.
         DataError: too many images are corrupt.
     """
-    from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
-
-    selection = select_images(int8.calibration, int8.images, load_rgb_array)
-    calibration = [int8.calibration[index] for index in selection.calibration]
-    int8 = replace(
-        int8, calibration=calibration, images=[int8.images[index] for index in selection.comparison]
+    precision = settings.precision
+    selection = select_images(settings.calibration, settings.images, load_rgb_array)
+    calibration = [settings.calibration[index] for index in selection.calibration]
+    settings = replace(
+        settings,
+        calibration=calibration,
+        images=[settings.images[index] for index in selection.comparison],
     )
-    warn_if_few_calibration_images(len(calibration))
+    if precision == INT8:
+        warn_if_few_calibration_images(len(calibration))
     # Run float32 before its file is replaced
-    pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(int8.images)]
+    pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(settings.images)]
     expected = [predictor.detect(image) for image in pixels]
     if not any((arrays.scores >= CONFIDENT).any() for arrays in expected):
         raise ExportError(
             f"{predictor.name}: detects nothing with a score of at least {CONFIDENT} in the {len(pixels)} images to "
-            "compare int8 on; use images that show the detector's classes"
+            f"compare {precision} on; use images that show the detector's classes"
         )
-    sizes = {"bytes_float32": path.stat().st_size}
-    precision = {}
-    if int8.average_precision is not None:
-        precision["ap_float32"] = int8.average_precision(predictor)
-    quantize_onnx(path, _batches(predictor, int8.calibration), int8.reduce_range, input_name=DETECTOR_INPUT)
-    quantized = replace(predictor, runtime=OnnxRuntime(path))
-    sizes["bytes_int8"] = path.stat().st_size
-    if int8.average_precision is not None:
-        precision["ap_int8"] = int8.average_precision(quantized)
-    detections = [quantized.detect(image) for image in pixels]
+    float32_bytes = export_format.model_bytes(path)
+    average_precisions = {}
+    if settings.average_precision is not None:
+        average_precisions["ap_float32"] = settings.average_precision(predictor, FLOAT32)
+    batches = _batches(predictor, settings.calibration)
+    export_format.reduce_precision(program, path, precision, batches, settings.reduce_range)
+    reduced = replace(predictor, runtime=cast("DetectorRuntime", export_format.open(path, precision)))
+    if settings.average_precision is not None:
+        average_precisions[f"ap_{precision}"] = settings.average_precision(reduced, precision)
+    detections = [reduced.detect(image) for image in pixels]
     share = agreement(expected, detections)
     num_objects = len(find_same_objects(expected, detections))
     bound = agreement_bound(share, num_objects)
-    warn_if_few_comparison_images("int8", len(pixels), share, bound)
+    warn_if_few_comparison_images(precision, len(pixels), share, bound)
     comparison = {
         "agreement": share,
         "agreement_lower_bound": bound,
-        **precision,
+        **average_precisions,
         "images": len(pixels),
         "objects": num_objects,
         **selection.counts,
-        "calibration_images": len(calibration),
-        **sizes,
-        "max_drop": int8.max_drop,
-        "min_agreement": int8.required_agreement,
+        **({"calibration_images": len(calibration)} if precision == INT8 else {}),
+        "bytes_float32": float32_bytes,
+        f"bytes_{precision}": export_format.model_bytes(path),
+        "max_drop": settings.max_drop,
+        "min_agreement": settings.required_agreement,
     }
-    if violation := int8.describe_violation(comparison):
-        raise ExportError(
-            f"{predictor.name}: int8 {violation}. Nothing was exported; try other calibration images"
-        )
+    if violation := settings.describe_violation(comparison):
+        advice = "; try other calibration images" if precision == INT8 else ""
+        raise ExportError(f"{predictor.name}: {precision} {violation}. Nothing was exported{advice}")
     return comparison
 
 

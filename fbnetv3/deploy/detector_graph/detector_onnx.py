@@ -1,18 +1,23 @@
-"""Export a detector to ONNX: write it to a temporary folder, compare its detections, and only then keep the folder."""
+"""Export a detector by ONNX: write it to a temporary folder, compare its detections, and only then keep the folder."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
-from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings, quantize_detector_file
+from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections, tolerances
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorPrecisionSettings, reduce_detector_precision
 from fbnetv3.deploy.exported_folder import (
     DETECTION,
     ExportedNetwork,
@@ -21,45 +26,29 @@ from fbnetv3.deploy.exported_folder import (
     write_manifest,
     write_preprocessing,
 )
-from fbnetv3.deploy.formats.export_format import export_program, get_format
+from fbnetv3.deploy.formats.export_format import FLOAT32, export_program, get_format
 from fbnetv3.deploy.formats.onnx_format import write_onnx
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array, sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
     DETECTOR_INPUT,
     DETECTOR_OUTPUTS,
+    HEATMAPS,
+    SCORES_OUTPUT,
     DetectionArrays,
     DetectorPredictor,
     ShortSideResize,
     resize_to_dict,
+    with_mask_runs,
 )
-from fbnetv3.errors import ExportError
+from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.files import expand_path
 
-# Largest differences from the original detector: of a box corner, in pixels of the image, and of a score
-BOX_TOLERANCE = 0.1
-SCORE_TOLERANCE = 1e-4
-# Share of the detections that must be equal; NMS ties may resolve differently across runtimes
-MIN_EQUAL_SHARE = 0.99
-_FORMAT = "onnx"
+DETECTOR_FORMATS = ("onnx", "openvino", "web")
+"""Formats that detectors can be exported to."""
 _AXIS_NAMES = {0: "batch", 1: "height", 2: "width"}
 _EXAMPLE_SHAPE = (2, 352, 480, 3)  # gives every feature map its own size
 _INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, None, 3]}
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well the export's detections match the original detector's; part of the manifest.
-
-    `detections` counts the distinct detections of both, and `equal` those that both found within the tolerances. The
-    largest differences are over these pairs, so they never exceed the tolerances: of a box coordinate in pixels, and
-    of a score.
-    """
-
-    detections: int
-    equal: int
-    largest_box_difference: float
-    largest_score_difference: float
 
 
 def export_detector_to_onnx(
@@ -72,7 +61,10 @@ def export_detector_to_onnx(
     images: Sequence[ImageLike] | None = None,
     category_ids: Sequence[int | float | str] = (),
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
-    int8: DetectorInt8Settings | None = None,
+    score_threshold: float = 0.0,
+    skeleton: KeypointSkeleton | None = None,
+    format: str = "onnx",
+    precision: DetectorPrecisionSettings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -85,24 +77,33 @@ def export_detector_to_onnx(
         resize: the resizing of images before the network.
         classes: class names.
         output: the folder to create; an existing folder must be empty.
-        original: returns the original detector's detections in an image of any size.
+        original: returns the original detector's detections in an image of any size; masks as `mask_runs`.
         images: images to compare on; default: `sample_detector_images`.
         category_ids: ids of the classes in results files.
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
-        int8: quantize the file after it has been verified; None keeps float32.
+        score_threshold: minimum score of the detections that the model returns.
+        skeleton: the keypoints of the heatmaps.
+        format: one of `DETECTOR_FORMATS`.
+        precision: lower precision than float32 to reduce the verified export to; each format offers some.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
     Raises:
-        MissingPackageError: the packages for ONNX are not installed.
-        UsageError: the output folder is not empty.
+        MissingPackageError: the format's packages are not installed.
+        UsageError: the format is not one of these or lacks the precision, or the output folder is not empty.
         DataError: one of `images` is missing, corrupt or not an image.
         ExportError: the detector cannot be exported, the export differs from it, it detects nothing in the images, or
-            int8 exceeds a limit.
+            the lower precision exceeds a limit.
         OutputError: the folder cannot be written.
     """
-    onnx_format = get_format(_FORMAT)
-    onnx_format.import_packages()
+    if format not in DETECTOR_FORMATS:
+        raise UsageError(f"format {format} for a detector must be one of {', '.join(DETECTOR_FORMATS)}")
+    export_format = get_format(format)
+    if precision is not None and precision.precision not in export_format.precisions:
+        raise UsageError(
+            f"{format} offers {', '.join(export_format.precisions)}, not {precision.precision}"
+        )
+    export_format.import_packages()
     images = sample_detector_images() if images is None else images
     output = expand_path(output)
     with atomic_folder(output) as folder:
@@ -116,82 +117,71 @@ def export_detector_to_onnx(
             )
         # 2. Write the folder
         example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.uint8)
-        write_onnx(
-            export_program(model, example, list(_AXIS_NAMES)),
-            folder / onnx_format.file_name,
-            input_name=DETECTOR_INPUT,
-            output_names=output_names,
-            axis_names=_AXIS_NAMES,
-            custom_operators=ONNX_TRANSLATIONS,
-        )
+        program = export_program(model, example, list(_AXIS_NAMES))
+        path = folder / export_format.file_name
+        with tempfile.TemporaryDirectory() as temporary:
+            onnx_path = Path(temporary) / "model.onnx"
+            write_onnx(
+                program,
+                onnx_path,
+                input_name=DETECTOR_INPUT,
+                output_names=output_names,
+                axis_names=_AXIS_NAMES,
+                custom_operators=ONNX_TRANSLATIONS,
+            )
+            export_format.write_from_onnx(onnx_path, path)
         write_preprocessing(folder, resize_to_dict(resize), classes)
         # 3. Load it again and compare
-        predictor = open_detector(folder, name, output_names)
+        predictor = open_detector(folder, name, output_names, partial(export_format.open, path))
         verification = _verify(predictor, pixels, expected)
-        if int8 is not None:
-            path = folder / onnx_format.file_name
-            verification["int8"] = quantize_detector_file(path, predictor, int8)
+        if precision is not None:
+            verification[precision.precision] = reduce_detector_precision(
+                program, path, export_format, predictor, precision
+            )
+        export_format.add_files(folder)
         manifest = write_manifest(
             folder,
             network=name,
-            format=_FORMAT,
+            format=format,
             task=DETECTION,
+            precision=precision.precision if precision else FLOAT32,
             input=_INPUT_TENSOR,
-            output=[_add_ids(output, category_ids) for output in predictor.runtime.describe_outputs()],
+            output=_describe_outputs(predictor, category_ids, score_threshold, skeleton),
             command=command,
             verification=verification,
         )
-    return ExportedNetwork(output, output / onnx_format.file_name, manifest)
+    return ExportedNetwork(output, output / export_format.file_name, manifest)
 
 
-def _add_ids(output: dict[str, Any], category_ids: Sequence[int | float | str]) -> dict[str, Any]:
-    """Return the manifest's entry of an output; that of the class indices has their category ids."""
-    is_classes = output["name"] == CLASSES_OUTPUT
-    return {**output, "category_ids": list(category_ids)} if category_ids and is_classes else output
+def _describe_outputs(
+    predictor: DetectorPredictor,
+    category_ids: Sequence[int | float | str],
+    score_threshold: float,
+    skeleton: KeypointSkeleton | None,
+) -> list[dict[str, Any]]:
+    """Return the manifest's entries of the outputs, with what `fbnetv3.deploy.load` needs to know about them."""
+    details: dict[str, dict[str, Any]] = {
+        SCORES_OUTPUT: {"threshold": score_threshold} if score_threshold else {},
+        CLASSES_OUTPUT: {"category_ids": list(category_ids)} if category_ids else {},
+        HEATMAPS: {"keypoints": skeleton.to_dict()} if skeleton else {},
+    }
+    return [
+        {**output, **details.get(output["name"], {})} for output in predictor.runtime.describe_outputs()
+    ]
 
 
 def _verify(
     predictor: DetectorPredictor, images: Sequence[np.ndarray], expected: Sequence[DetectionArrays]
 ) -> dict[str, Any]:
     """Compare the export's detections with the expected ones; return the manifest's "verification"."""
-    agreement = compare_detections([predictor.detect(image) for image in images], expected)
+    detections = [with_mask_runs(predictor.detect(image), *image.shape[:2]) for image in images]
+    agreement = compare_detections(detections, expected)
     runtime = predictor.runtime.name
-    if agreement.equal < MIN_EQUAL_SHARE * agreement.detections:
-        raise ExportError(
-            f"{predictor.name}: {runtime} gives different detections than the original: {agreement.equal} of "
-            f"{agreement.detections} are equal, but {MIN_EQUAL_SHARE:.0%} are required. Nothing was exported"
-        )
+    if violation := agreement.describe_violation():
+        raise ExportError(f"{predictor.name}: {runtime} {violation}. Nothing was exported")
     return {
         "images": len(images),
-        **asdict(agreement),
-        "tolerance": {"box": BOX_TOLERANCE, "score": SCORE_TOLERANCE, "share": MIN_EQUAL_SHARE},
+        **{key: value for key, value in asdict(agreement).items() if value is not None},
+        "tolerance": tolerances(),
         "runtime": runtime,
     }
-
-
-def compare_detections(
-    detections: Sequence[DetectionArrays], expected: Sequence[DetectionArrays]
-) -> Agreement:
-    """Match the detections in each image with the expected ones, each at most once."""
-    total = 0
-    box_differences: list[float] = []
-    score_differences: list[float] = []
-    for image_detections, image_expected in zip(detections, expected, strict=True):
-        is_unmatched = np.ones(len(image_detections), bool)
-        rows = zip(image_expected.boxes, image_expected.scores, image_expected.classes, strict=True)
-        for box, score, class_index in rows:
-            # Match the nearest detection of the same class within the tolerances that is not matched yet
-            box_errors = np.abs(image_detections.boxes - box).max(axis=1, initial=0)
-            score_errors = np.abs(image_detections.scores - score)
-            matches = is_unmatched & (image_detections.classes == class_index)
-            matches &= (box_errors <= BOX_TOLERANCE) & (score_errors <= SCORE_TOLERANCE)
-            if matches.any():
-                nearest = np.where(matches, box_errors, np.inf).argmin()
-                is_unmatched[nearest] = False
-                box_differences.append(float(box_errors[nearest]))
-                score_differences.append(float(score_errors[nearest]))
-        # Count a matched pair once
-        total += len(image_expected) + int(is_unmatched.sum())
-    box_difference = max(box_differences, default=0.0)
-    score_difference = max(score_differences, default=0.0)
-    return Agreement(total, len(box_differences), box_difference, score_difference)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,10 @@ class ExecuTorchFormat(ExportFormat):
 
 
 class ExecuTorchRuntime:
-    """ExecuTorch's runtime for Python, with as many threads as torch uses."""
+    """ExecuTorch's runtime for Python, with as many threads as torch uses. Pickling stores the path of the file."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with require_packages("executorch"):
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
@@ -106,6 +108,9 @@ class ExecuTorchRuntime:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
         images = torch.from_numpy(batch).split(1)
         return np.concatenate([self._method.execute([image])[0].numpy().copy() for image in images])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExecuTorchRuntime, (self._path,)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -26,8 +26,10 @@ from fbnetv3.utils.text import one_line
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 FLOAT32 = "float32"
+BFLOAT16 = "bfloat16"
+FLOAT16 = "float16"
 INT8 = "int8"
-PRECISIONS = (FLOAT32, "bfloat16", "float16", INT8)
+PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16, INT8)
 """Number types that a format may compute or store a network in."""
 
 
@@ -95,9 +97,20 @@ class ExportFormat(ABC):
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the model file; raise an ExportError if the format cannot represent the program."""
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Write the model file from an ONNX file, as detectors are exported; `DETECTOR_FORMATS` have this method."""
+        raise NotImplementedError
+
     @abstractmethod
     def open(self, path: Path, precision: str = FLOAT32) -> Runtime:
         """Load the model file, which was exported in `precision`; raise an ExportError if it cannot be read."""
+
+    def runtimes(self, precision: str = FLOAT32) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return functions like `open` of all runtimes that run a file exported in `precision`, by name.
+
+        That of `open` comes first, as `runtime_package`.
+        """
+        return {self.runtime_package: self.open}
 
     def reduce_precision(
         self,
@@ -154,7 +167,15 @@ class ExportFormat(ABC):
 FORMATS = Registry("export format")
 FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
+FORMATS.add("aoti", "fbnetv3.deploy.formats.libtorch.aoti_format:AOTIFormat", __file__)
+FORMATS.add("coreml", "fbnetv3.deploy.formats.converters.coreml_format:CoreMLFormat", __file__)
+FORMATS.add("litert", "fbnetv3.deploy.formats.converters.litert_format:LiteRTFormat", __file__)
+FORMATS.add("ncnn", "fbnetv3.deploy.formats.converters.ncnn_format:NCNNFormat", __file__)
+FORMATS.add("torchscript", "fbnetv3.deploy.formats.libtorch.torchscript_format:TorchScriptFormat", __file__)
+FORMATS.add("openvino", "fbnetv3.deploy.formats.openvino_format:OpenVinoFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
+FORMATS.add("web", "fbnetv3.deploy.formats.web_format:WebFormat", __file__)
+FORMATS.add("triton", "fbnetv3.deploy.formats.triton_format:TritonFormat", __file__)
 
 
 def get_format(name: str) -> ExportFormat:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ from fbnetv3.deploy.formats.export_format import (
     INT8,
     OUTPUT_NAME,
     ExportFormat,
+    Runtime,
     as_export_error,
     require_packages,
 )
+from fbnetv3.deploy.process_local import ProcessLocal
 
 # ONNX Runtime sends usage data, and warns if it cannot store an identifier for it in the home folder
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 AXIS_NAMES = {0: "batch", 2: "height", 3: "width"}
 """Names of the input's axes whose size is dynamic."""
-_TYPE_NAMES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_TYPE_NAMES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 
 
 class OnnxFormat(ExportFormat):
@@ -48,9 +51,19 @@ class OnnxFormat(ExportFormat):
         """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Copy the file."""
+        shutil.copyfile(source, path)
+
     def open(self, path: Path, precision: str = FLOAT32) -> OnnxRuntime:
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
+
+    def runtimes(self, precision: str = FLOAT32) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return ONNX Runtime and OpenVINO, which reads ONNX files, too."""
+        from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
+
+        return {**super().runtimes(precision), "openvino": OpenVinoRuntime}
 
     def reduce_precision(
         self,
@@ -140,51 +153,69 @@ class OnnxRuntime:
 
     By default all threads share the work on each layer. A batch of at least as many images as threads is split
     instead: each thread takes some images through all layers, so that threads never wait for one another.
+
+    It can be pickled, and used after a fork: each process opens the file, or the content, for itself.
     """
 
     def __init__(self, model: Path | bytes) -> None:
         with require_packages("onnxruntime"):
             import onnxruntime
         self.name = f"onnxruntime {onnxruntime.__version__}"
-        self._num_threads = torch.get_num_threads()
-        self._model = model if isinstance(model, bytes) else str(model)
-        self._session = self._open_session(self._num_threads)
-        self._any_batch = not isinstance(self._session.get_inputs()[0].shape[0], int)
+        source = model if isinstance(model, bytes) else str(model)
+        self._model = ProcessLocal(partial(_OpenModel, source, self.name))
+        self._model.get()  # so that a file that cannot be read is an error here
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
-        if self._num_threads == 1 or len(batch) < self._num_threads or not self._any_batch:
+        model = self._model.get()
+        if model.num_threads == 1 or len(batch) < model.num_threads or not model.any_batch:
             return self.run_outputs(INPUT_NAME, batch)[0]
-        session, pool = self._split_session
-        parts = np.array_split(batch, self._num_threads)
+        session, pool = model.split_session
+        parts = np.array_split(batch, model.num_threads)
         outputs = pool.map(lambda part: session.run(None, {INPUT_NAME: part})[0], parts)
         return np.concatenate(list(outputs))
 
     def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
         """Return all outputs for the one input, which is called `input_name`."""
-        return self._session.run(None, {input_name: value})
+        return self._model.get().session.run(None, {input_name: value})
+
+    def describe_inputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each input, where None means any size."""
+        return [_describe_value(value) for value in self._model.get().session.get_inputs()]
 
     def describe_outputs(self) -> list[dict[str, Any]]:
         """Return the "name", "type" and "shape" of each output, where None means any size."""
-        return [
-            {
-                "name": output.name,
-                "type": _TYPE_NAMES[output.type],
-                "shape": [size if isinstance(size, int) else None for size in output.shape],
-            }
-            for output in self._session.get_outputs()
-        ]
+        return [_describe_value(value) for value in self._model.get().session.get_outputs()]
+
+
+class _OpenModel:
+    """A model in the memory of this process: its session, and the threads that share a batch."""
+
+    def __init__(self, source: str | bytes, runtime_name: str) -> None:
+        self._source = source
+        self._runtime_name = runtime_name
+        self.num_threads = torch.get_num_threads()
+        self.session = self._open_session(self.num_threads)
+        self.any_batch = not isinstance(self.session.get_inputs()[0].shape[0], int)
 
     @cached_property
-    def _split_session(self) -> tuple[Any, ThreadPoolExecutor]:
+    def split_session(self) -> tuple[Any, ThreadPoolExecutor]:
         """A session that uses only the calling thread, and threads to call it from."""
-        return self._open_session(1), ThreadPoolExecutor(self._num_threads, "onnxruntime")
+        return self._open_session(1), ThreadPoolExecutor(self.num_threads, "onnxruntime")
 
     def _open_session(self, num_threads: int) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        source = "the graph" if isinstance(self._model, bytes) else self._model
-        with as_export_error(f"{source}: {self.name} cannot read it; export it again"):
-            return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+        name = "the graph" if isinstance(self._source, bytes) else self._source
+        with as_export_error(f"{name}: {self._runtime_name} cannot read it; export it again"):
+            return onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
+
+
+def _describe_value(value: Any) -> dict[str, Any]:
+    return {
+        "name": value.name,
+        "type": _TYPE_NAMES.get(value.type, value.type),
+        "shape": [size if isinstance(size, int) else None for size in value.shape],
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +26,9 @@ from fbnetv3.deploy.int8.layer_sensitivity import (
     measure_sensitivity,
     most_sensitive,
 )
-from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
+from fbnetv3.deploy.predictors.classifier_predictor import DEFAULT_THRESHOLD, ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SIGMOID_RANGE as HARD_SIGMOID_RANGE
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SWISH_RANGE as HARD_SWISH_RANGE
 from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
-from fbnetv3.modeling.qat.quantized_layers import count_float_layers as count_float_layers
 from fbnetv3.utils.text import evenly_spaced, first_few
 
 AUTO = "auto"
@@ -52,10 +50,10 @@ class PrecisionSettings:
         targets: class index of each of `images`, to measure top-1; None if unknown.
         calibration: for int8, a few hundred other images, on which the range of each feature map is measured.
         max_drop: maximum drop in top-1, in percentage points.
-        min_agreement: minimum percentage of images for which both choose the same class; default: without targets, 98
-            for int8 and 99 for other precisions; no limit with targets.
-        reduce_range: whether to use 7-bit weights, only with int8 and ONNX: on x86 without VNNI, sums of two 8-bit
-            products may saturate.
+        min_agreement: minimum percentage of images for which both choose the same class, or the same set of labels;
+            default: without targets, 98 for int8 and 99 for other precisions; no limit with targets.
+        reduce_range: whether to use 7-bit weights, only with int8 in ONNX and OpenVINO: on x86 without VNNI, sums of
+            two 8-bit products may saturate.
         float_layers: with int8, the layers that stay float, by name; or their number, for the most sensitive ones; or
             "auto", for those that do the most harm for their size, and more until the limits are met.
         learned: ranges from quantization-aware training, which need no calibration and determine the float layers.
@@ -98,18 +96,27 @@ class PrecisionSettings:
             return 0.0
         return _MIN_AGREEMENT_INT8 if self.precision == INT8 else _MIN_AGREEMENT_FLOAT
 
-    def compare(self, float32_logits: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """Return "agreement" and, with targets, top-1 of both logits (N, classes), in percent: "top1_float32" etc."""
+    def compare(
+        self, float32_logits: np.ndarray, logits: np.ndarray, multi_label: bool = False
+    ) -> dict[str, float]:
+        """Return "agreement" and, with targets, top-1 of both logits (N, classes), in percent: "top1_float32" etc.
+
+        With `multi_label`, images have any number of labels, whose probability is at least 0.5, and agree if these are
+        the same.
+        """
         float32_classes = float32_logits.argmax(1)
         classes = logits.argmax(1)
         equal = {"agreement": float32_classes == classes}
+        if multi_label:
+            threshold = math.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD))
+            equal["agreement"] = ((float32_logits >= threshold) == (logits >= threshold)).all(1)
         if self.targets is not None:
             targets = np.asarray(self.targets)
             equal["top1_float32"] = float32_classes == targets
             equal[f"top1_{self.precision}"] = classes == targets
         return {key: 100 * float(is_equal.mean()) for key, is_equal in equal.items()}
 
-    def describe_violation(self, comparison: dict[str, float]) -> str:
+    def describe_violation(self, comparison: dict[str, float], multi_label: bool = False) -> str:
         """Describe which limit the result of `compare` exceeds; return an empty text if none."""
         # Labels decide if available; agreement decides without labels, or if a minimum was set
         count = len(self.images)
@@ -122,7 +129,8 @@ class PrecisionSettings:
         agreement = comparison["agreement"]
         if agreement < self.required_agreement:
             limit = f"{self.required_agreement:g}% are required"
-            return f"chooses the same class as float32 for {agreement:.2f}% of {count} images; {limit}"
+            choice = "labels" if multi_label else "class"
+            return f"chooses the same {choice} as float32 for {agreement:.2f}% of {count} images; {limit}"
         return ""
 
 
@@ -157,6 +165,7 @@ def reduce_and_compare(
     # Compute float32 logits before the file is replaced
     float32_logits = float32_predictor.logits(settings.images)
     float32_bytes = export_format.model_bytes(path)
+    multi_label = float32_predictor.multi_label
     # Keep more layers in float until the limits are met
     for attempt, float_layers in enumerate(
         _float_layer_choices(program, export_format, float32_predictor, settings)
@@ -165,8 +174,8 @@ def reduce_and_compare(
             export_format.write(program, path)
         _replace_file(program, path, export_format, float32_predictor, settings, float_layers)
         reduced = replace(float32_predictor, runtime=export_format.open(path, precision))
-        comparison = settings.compare(float32_logits, reduced.logits(settings.images))
-        violation = settings.describe_violation(comparison)
+        comparison = settings.compare(float32_logits, reduced.logits(settings.images), multi_label)
+        violation = settings.describe_violation(comparison, multi_label)
         if not violation:
             break
     if violation:

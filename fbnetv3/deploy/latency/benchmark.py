@@ -25,6 +25,8 @@ from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
 from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, time_calls
+from fbnetv3.deploy.predictor_loading import load
+from fbnetv3.deploy.runtime_choice import runtime_openers
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
 from fbnetv3.utils.files import expand_path
@@ -32,13 +34,15 @@ from fbnetv3.utils.files import expand_path
 # Runtimes that are not named after a format: torch runs an optimized copy of the network, onnxruntime the format "onnx"
 TORCH = "torch"
 ONNX_RUNTIME = "onnxruntime"
+_NOT_MEASURED = {"web"}  # formats that run elsewhere
 
 OpenRuntime = Callable[[], Runtime]
 
 
 def runtime_names() -> list[str]:
-    """Return the names of the runtimes to measure with: torch, and one for each format in `FORMATS`."""
-    return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in FORMATS.names())])
+    """Return the names of the runtimes to measure with: torch, and one for each format in `FORMATS` that runs here."""
+    formats = set(FORMATS.names()) - _NOT_MEASURED
+    return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in formats)])
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,10 @@ def measure_network(
         return _measure_in_process(open_runtime, shape, timing_options)
 
 
-def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: Any) -> Measurement:
-    """Measure an exported classifier in a separate process; see `measure_network`."""
+def measure_exported(
+    folder: str | os.PathLike, *, batch: int = 1, runtime: str | None = None, **timing_options: Any
+) -> Measurement:
+    """Measure an exported classifier in a separate process; see `measure_network`, and `load` for `runtime`."""
     folder = expand_path(folder)
     manifest = read_manifest(folder)
     if manifest.task == DETECTION:
@@ -122,8 +128,16 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     side = sides[0] or read_preprocessing(folder, preprocessing_from_dict)[0].resolution
     # Open the file in the new process only
     export_format = get_format(manifest.format)
-    open_runtime = partial(export_format.open, folder / export_format.file_name)
+    path = folder / export_format.file_name
+    openers = runtime_openers(export_format, path, manifest.precision, runtime)
+    open_runtime = partial(_load_runtime, folder, runtime)
+    if len(openers) == 1:
+        (open_runtime,) = openers.values()  # type: ignore[assignment]
     return _measure_in_process(open_runtime, (batch, channels, side, side), timing_options)
+
+
+def _load_runtime(folder: Path, runtime: str | None) -> Runtime:
+    return load(folder, runtime).runtime  # type: ignore[return-value]
 
 
 def _measure_in_process(*arguments: Any) -> Measurement:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,13 @@ import torch
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.formats.export_format import Runtime
-from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
+from fbnetv3.deploy.input_images import (
+    ClassifierImage,
+    image_name,
+    is_batch,
+    load_image,
+    prepare_images,
+)
 from fbnetv3.errors import ExportError, UsageError, WeightsError
 from fbnetv3.utils.checks import check_int, check_number
 
@@ -48,30 +53,42 @@ class ClassifierPredictor:
         top: int | None = None,
         batch_size: int = 32,
         threshold: float | None = None,
-    ) -> list[Prediction] | list[list[Prediction]]:
+        on_error: str = "raise",
+    ) -> list[Prediction] | list[list[Prediction]] | list[list[Prediction] | None] | None:
         """Return the most likely classes, best first; if images have several labels, all that are likely enough.
 
         Args:
-            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W), (H, W, 3)
-                in RGB or (H, W, channels). Files and Pillow images are rendered as in training: see
-                `pillow_to_tensor`. For a list, the result is a list of predictions for each image.
+            images: one image or a list of images; each is a path, the content of a file as bytes or as a file object, a
+                Pillow image, or a uint8 array (H, W), (H, W, 3) in RGB or (H, W, channels). Files and Pillow images are
+                rendered as in training: see `pillow_to_tensor`. For a list, the result is a list of predictions for
+                each image.
             top: number of classes to return for each image; default: 5, or with several labels per image no limit.
             batch_size: images per call of the network.
             threshold: with several labels per image, the probability in [0, 1] from which a label is returned; default:
                 0.5. No label may reach it.
+            on_error: what to do about an image that cannot be read: "raise" an error, or "skip" it with a warning; its
+                result is then None.
 
         Raises:
-            DataError: an image is missing or corrupt; the message names it.
-            UsageError: `top` or `batch_size` is less than 1, or there is a threshold that is not in [0, 1] or not for
-                several labels per image.
+            DataError: an image is missing or corrupt; the message names it. Not with `on_error="skip"`.
+            UsageError: `top` or `batch_size` is less than 1, there is a threshold that is not in [0, 1] or not for
+                several labels per image, or `on_error` is something else.
             ExportError: the number of class names is wrong.
             WeightsError: logits are NaN or infinite; the message names the first image.
         """
         self.check_limits(top, threshold)
-        logits = self.logits(images, batch_size)
-        names = [_image_name(image, i) for i, image in enumerate(images if is_batch(images) else [images])]
-        predictions = self._rank_classes(logits, names, top, threshold)
-        return predictions if is_batch(images) else predictions[0]
+        check_int(batch_size, "batch_size", 1)
+        image_list: list[Any] = list(images) if is_batch(images) else [images]
+        results: list[Any] = []
+        for start in range(0, len(image_list), batch_size):
+            part = image_list[start : start + batch_size]
+            inputs = prepare_images(part, self._prepare, start, on_error)
+            names = [image_name(part[i], start + i) for i in inputs]
+            ranked = iter(
+                self.classify(np.stack(list(inputs.values())), names, top, threshold) if inputs else ()
+            )
+            results += [next(ranked) if i in inputs else None for i in range(len(part))]
+        return results if is_batch(images) else results[0]
 
     def check_limits(self, top: int | None, threshold: float | None) -> None:
         """Raise a UsageError for limits that `__call__` does not accept."""
@@ -85,7 +102,12 @@ class ClassifierPredictor:
 
     def preprocess(self, image: ClassifierImage) -> np.ndarray:
         """Return the network's input for one image, float32 (1, channels, H, W); see `__call__` for its errors."""
-        return next(self.batches([image], 1))
+        return self._prepare(image, image_name(image, 0))[None]
+
+    def _prepare(self, image: ClassifierImage, name: str) -> np.ndarray:
+        """Return the network's input for one image, float32 (channels, H, W)."""
+        loaded = load_image(image, name, self.preprocessing.channels)
+        return self.preprocessing.normalize(self.preprocessing.crop_center(loaded)).numpy()
 
     def classify(
         self,
@@ -98,11 +120,22 @@ class ClassifierPredictor:
 
         For `top` and `threshold`, see `__call__`.
         """
-        return self._rank_classes(self.runtime.run(inputs), names, top, threshold)
+        return self.rank_classes(self.run(inputs), names, top, threshold)
 
-    def _rank_classes(
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (N, classes), of inputs (N, channels, H, W)."""
+        logits = self.runtime.run(inputs)
+        if logits.shape != (len(inputs), len(self.classes)):
+            raise ExportError(
+                f"{self.name}: returns an output of shape {logits.shape} for {len(inputs)} images, "
+                f"but has {len(self.classes)} class names"
+            )
+        return logits
+
+    def rank_classes(
         self, logits: np.ndarray, names: Sequence[str], top: int | None, threshold: float | None
     ) -> list[list[Prediction]]:
+        """Return the most likely classes for logits (N, classes), with the names of the images for errors."""
         finite = np.isfinite(logits).all(1)
         if not finite.all():
             raise WeightsError(
@@ -134,27 +167,13 @@ class ClassifierPredictor:
         """
         check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
-        outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
-        logits = np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
-        if logits.shape != (len(image_list), len(self.classes)):
-            raise ExportError(
-                f"{self.name}: returns an output of shape {logits.shape} for {len(image_list)} images, "
-                f"but has {len(self.classes)} class names"
-            )
-        return logits
+        outputs = [self.run(batch) for batch in self.batches(image_list, batch_size)]
+        return np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
 
     def batches(self, images: Sequence[ClassifierImage], batch_size: int) -> Iterator[np.ndarray]:
         """Yield batches of preprocessed images, float32 (up to batch_size, channels, H, W)."""
-        transform = self.preprocessing.transform()
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
-            inputs = [
-                transform(load_image(image, _image_name(image, start + i), self.preprocessing.channels))
-                for i, image in enumerate(part)
-            ]
-            yield torch.stack(inputs).numpy()
-
-
-def _image_name(image: Any, index: int) -> str:
-    """Return what messages call an image: its path, or its position in the list."""
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"images[{index}]"
+            yield np.stack(
+                [self._prepare(image, image_name(image, start + i)) for i, image in enumerate(part)]
+            )

@@ -31,6 +31,30 @@ def paste_masks(masks: np.ndarray, boxes: np.ndarray, height: int, width: int) -
     return pasted
 
 
+def encode_mask_runs(masks: np.ndarray) -> np.ndarray:
+    """Return masks, bool (K, height, width), as an array of K arrays: where the pixels, row by row, change.
+
+    A mask covers the pixels from its first change to before its second, from its third to before its fourth, and so on.
+    """
+    runs = np.empty(len(masks), object)
+    for i, mask in enumerate(masks):
+        runs[i] = np.flatnonzero(np.diff(mask.ravel(), prepend=False, append=False))
+    return runs
+
+
+def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the intersection over union of two masks, given by where they change; 1 if both are empty."""
+    # Where one mask changes, so does the symmetric difference; two changes at one place cancel
+    difference = _covered(np.sort(np.concatenate((first, second))))
+    area = _covered(first) + _covered(second)
+    return (area - difference) / (area + difference) if area else 1.0
+
+
+def _covered(changes: np.ndarray) -> int:
+    """Return the number of pixels of a mask, given by where it changes."""
+    return int((changes[1::2] - changes[::2]).sum())
+
+
 def locate_keypoints(heatmaps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the keypoints of objects, float32 (K, P, 3): x, y in pixels of the boxes, and a score above 0.
 

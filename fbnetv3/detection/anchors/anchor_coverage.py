@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 from tabulate import tabulate
 
+from fbnetv3.detection.data.annotations.annotation_summary import SIZE_LIMITS, SIZE_NAMES
 from fbnetv3.detection.data.augmentation.image_augmentation import SafeResizeShortestEdge, jitter_size
 from fbnetv3.utils.text import evenly_spaced
 
-# COCO's limits of small, medium and large objects: square roots of the area in the original image
-_SIZES = {"small": (0, 32), "medium": (32, 96), "large": (96, np.inf)}
+# Lowest and highest square root of the area in the original image
+_SIZES = dict(zip(SIZE_NAMES, itertools.pairwise((0, *SIZE_LIMITS, np.inf)), strict=True))
 LOW_IOUS = (0.3, 0.5)
 _MAX_IMAGES = 5000
 

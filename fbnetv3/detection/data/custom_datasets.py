@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Collection
 
 from detectron2.config import CfgNode
 
@@ -42,6 +43,33 @@ def select_custom_data(cfg: CfgNode) -> None:
         if custom[f"{part}_IMAGES"] and not custom[f"{part}_ANNOTATIONS"]:
             raise UsageError(
                 f"DATASETS.CUSTOM.{part}_IMAGES is set, but DATASETS.CUSTOM.{part}_ANNOTATIONS is not: set it, too"
+            )
+
+
+def drop_unrelated_images(cfg: CfgNode, stated: Collection[str]) -> None:
+    """Do not silently combine annotations of the command line with an image folder that a config or checkpoint has.
+
+    Without new annotations, or if the folder is gone, `TRAIN_IMAGES` or `TEST_IMAGES` is cleared, so that images are
+    looked for near the annotations. Otherwise it stays, and a line of the log says so.
+
+    Args:
+        cfg: the config with the values of the command line.
+        stated: keys of the command line.
+    """
+    custom = cfg.DATASETS.CUSTOM
+    for part in CUSTOM_DATASETS.values():
+        key = f"DATASETS.CUSTOM.{part}_IMAGES"
+        folder, annotations = custom[f"{part}_IMAGES"], custom[f"{part}_ANNOTATIONS"]
+        if not folder or key in stated or f"DATASETS.CUSTOM.{part}_ANNOTATIONS" not in stated:
+            continue
+        if not annotations or not expand_path(folder).is_dir():
+            custom[f"{part}_IMAGES"] = ""
+        else:
+            logger.warning(
+                "the images of %s are looked for in %s, as before: if they are elsewhere, set %s",
+                annotations,
+                folder,
+                key,
             )
 
 

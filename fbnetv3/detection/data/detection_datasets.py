@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fbnetv3.data.classes.class_matching import match_classes
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
 from fbnetv3.detection.data.annotations.clean_annotations import MAX_IMAGES_OPENED, CleanAnnotations
@@ -195,17 +196,27 @@ def _missing_file_as_data_error(name: str) -> Iterator[None]:
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
 
 
-def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:
-    """Check annotations and images on rank 0, and load the test datasets, which registers their class names."""
+def prepare_datasets(
+    cfg: CfgNode,
+    group: ProcessGroup,
+    *,
+    training: bool = False,
+    skeleton: KeypointSkeleton | None = None,
+) -> None:
+    """Check annotations and images on rank 0, and load the test datasets, which registers their class names.
+
+    `skeleton` has the keypoints of a trained detector, which the datasets must have.
+    """
     training_names = cfg.DATASETS.TRAIN if training else ()
-    mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
     names = dict.fromkeys((*training_names, *cfg.DATASETS.TEST))
     for name in names if group.is_rank_0 else ():
         _require_registered(name)
+        # Evaluation reads masks of both formats
+        mask_format = cfg.INPUT.MASK_FORMAT if name in training_names else "bitmask"
         if has_annotations(name) and not name.startswith(_DIGIT_SCENES):
             summary = load_clean_annotations(
                 name,
-                mask_format=mask_format,
+                mask_format=mask_format if cfg.MODEL.MASK_ON else None,
                 need_boxes=name in training_names,
                 max_opened=MAX_IMAGES_OPENED,
             ).summary
@@ -222,7 +233,7 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
         categories = {
             name: load_clean_annotations(name).categories if has_annotations(name) else [] for name in names
         }
-        register_keypoints(cfg, categories)
+        register_keypoints(cfg, categories, skeleton)
 
 
 def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:

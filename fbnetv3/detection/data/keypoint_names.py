@@ -10,7 +10,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.errors import DataError, UsageError
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.checks import is_number
 from fbnetv3.utils.text import first_few
 
@@ -20,7 +22,8 @@ _COCO_KEYPOINTS = 17
 _NUMBER_KEY = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 _PAIRS_KEY = "INPUT.KEYPOINT_FLIP_PAIRS"
 _EXAMPLE_SIGMA = 0.05
-_LINE_COLOR = (255, 255, 255)
+_LINE_COLOR = (255, 255, 255)  # of detectron2's own pictures
+_COCO = "keypoints_coco_2017_val"
 _SIGMAS_KEY = "TEST.KEYPOINT_OKS_SIGMAS"
 _SIDES = (
     ("left", "right"),
@@ -40,39 +43,48 @@ def add_keypoint_config(cfg: CfgNode) -> None:
     cfg.INPUT.KEYPOINT_FLIP_PAIRS = []
 
 
-def register_keypoints(cfg: CfgNode, categories: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def register_keypoints(
+    cfg: CfgNode,
+    categories: Mapping[str, Sequence[Mapping[str, Any]]],
+    recorded: KeypointSkeleton | None = None,
+) -> None:
     """Register the keypoints of datasets with detectron2, as `MODEL.KEYPOINT_ON` needs them.
 
     Args:
         cfg: detectron2's config.
         categories: the categories of each dataset, by name, as in COCO's keypoint annotations: with "keypoints", a list
-            of names, and "skeleton", a list of pairs of numbers from 1.
+            of names, "skeleton", a list of pairs of numbers from 1, and, which COCO has not, "flip_pairs", a list of
+            pairs of names.
+        recorded: the keypoints of a trained detector, which the datasets must have.
 
     Raises:
-        DataError: a dataset has no or several lists of names, or another one than the first dataset.
+        DataError: a dataset has no or several lists of names, or another one than the detector or the first dataset.
         UsageError: a key does not match the number of keypoints.
     """
-    first: list[str] = []
+    first = list(recorded.names) if recorded else []
+    source = "the detector" if recorded else "the first dataset"
     for dataset, entries in categories.items():
         metadata = MetadataCatalog.get(dataset)
         registered = list(metadata.get("keypoint_names") or ())
         has_names = any(category.get("keypoints") for category in entries)
-        names, skeleton = (
-            _read_keypoints(dataset, entries) if has_names or not registered else (registered, [])
+        names, skeleton, pairs = (
+            _read_keypoints(dataset, entries) if has_names or not registered else (registered, [], None)
         )
         if not first:
             first = names
             check_num_keypoints(cfg, names, dataset)
         elif names != first:
             raise DataError(
-                f"{dataset}: its keypoints {first_few(names)} are not those of the first dataset, {first_few(first)}"
+                f"{dataset}: its keypoints {first_few(names)} are not those of {source}, {first_few(first)}"
             )
         # Whoever registered the same names has given pairs and skeleton
         if registered != names or cfg.INPUT.KEYPOINT_FLIP_PAIRS:
-            _set_metadata(metadata, names, flip_pairs(names, cfg.INPUT.KEYPOINT_FLIP_PAIRS), skeleton)
-    if first:
-        pairs = MetadataCatalog.get(next(iter(categories))).keypoint_flip_map
-        described = ", ".join(f"{left} / {right}" for left, right in pairs) or "none"
+            if pairs is None or cfg.INPUT.KEYPOINT_FLIP_PAIRS:
+                pairs = flip_pairs(names, cfg.INPUT.KEYPOINT_FLIP_PAIRS)
+            _set_metadata(metadata, names, pairs, skeleton)
+    if first and categories:
+        exchanged = MetadataCatalog.get(next(iter(categories))).keypoint_flip_map
+        described = ", ".join(f"{left} / {right}" for left, right in exchanged) or "none"
         logger.info("keypoints: %s; a flip exchanges %s", ", ".join(first), described)
 
 
@@ -87,6 +99,48 @@ def _set_metadata(
     for key, value in values.items():
         metadata.__dict__.pop(key, None)  # detectron2 refuses to change metadata
         metadata.set(**{key: value})
+
+
+def config_skeleton(cfg: CfgNode, datasets: Sequence[str]) -> KeypointSkeleton | None:
+    """Return the keypoints of a config's detector as the first of the datasets that has them registered them.
+
+    None if the detector has no keypoints, or no dataset as many.
+    """
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    skeletons = map(registered_skeleton, datasets if cfg.MODEL.KEYPOINT_ON else ())
+    return next((each for each in skeletons if each and len(each.names) == count), None)
+
+
+def registered_skeleton(dataset: str) -> KeypointSkeleton | None:
+    """Return the keypoints of a dataset from detectron2's metadata; None if it has none, or until it is loaded.
+
+    Raises:
+        DataError: whoever registered them has repeated names, or connected others.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    if not (names := metadata.get("keypoint_names")):
+        return None
+    rules = metadata.get("keypoint_connection_rules") or ()
+    pairs = metadata.get("keypoint_flip_map") or ()
+    lines = tuple((start, end) for start, end, _ in rules)
+    try:
+        return KeypointSkeleton(tuple(names), tuple((left, right) for left, right in pairs), lines)
+    except ValueError as error:
+        raise DataError(f"{dataset}: its keypoints are registered wrongly: {error}") from None
+
+
+def detector_skeleton(cfg: CfgNode) -> KeypointSkeleton | None:
+    """Return the keypoints of a config's detector: those that the checkpoint in `MODEL.WEIGHTS` records.
+
+    Without a record, they are those of the config's datasets, or COCO's for as many. None if it has none, or they are
+    unknown.
+    """
+    if not cfg.MODEL.KEYPOINT_ON:
+        return None
+    record = read_detector_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if record and record.skeleton:
+        return record.skeleton
+    return config_skeleton(cfg, (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, _COCO))
 
 
 def check_num_keypoints(cfg: CfgNode, names: Sequence[str], dataset: str) -> None:
@@ -111,13 +165,13 @@ def check_num_keypoints(cfg: CfgNode, names: Sequence[str], dataset: str) -> Non
 
 
 def flip_pairs(names: Sequence[str], configured: Sequence[Sequence[str]] = ()) -> list[tuple[str, str]]:
-    """Return pairs of names that a horizontal flip exchanges: those given, else names that differ in left and right.
+    """Return pairs of names that a horizontal flip exchanges: those configured, or names that differ in left and right.
 
     Raises:
-        UsageError: a given pair is not one of names.
+        UsageError: a configured pair is not one of names.
     """
     for pair in configured:
-        if isinstance(pair, str) or len(pair) != 2 or not set(pair) <= set(names):
+        if not _is_name_pair(pair, names):
             raise UsageError(f"{_PAIRS_KEY}: {pair} must be two of the keypoints {', '.join(names)}")
     if configured:
         return [(left, right) for left, right in configured]
@@ -131,10 +185,15 @@ def flip_pairs(names: Sequence[str], configured: Sequence[Sequence[str]] = ()) -
     return pairs
 
 
+def _is_name_pair(pair: Any, names: Sequence[str]) -> bool:
+    is_list = isinstance(pair, (list, tuple)) and len(pair) == 2
+    return is_list and all(name in names for name in pair)
+
+
 def _read_keypoints(
     dataset: str, categories: Sequence[Mapping[str, Any]]
-) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return names and skeleton of the keypoints that all categories with keypoints share."""
+) -> tuple[list[str], list[tuple[int, int]], list[tuple[str, str]] | None]:
+    """Return names, skeleton and, if stated, flip pairs of the keypoints that all categories with keypoints share."""
     with_keypoints = [category for category in categories if category.get("keypoints")]
     if not with_keypoints:
         raise DataError(
@@ -160,4 +219,10 @@ def _read_keypoints(
         raise DataError(
             f'{dataset}: "skeleton" of a category must be a list of pairs of numbers from 1 to {len(names)}'
         )
-    return names, [(start, end) for start, end in skeleton]
+    pairs = with_keypoints[0].get("flip_pairs")
+    if pairs is not None and not (
+        isinstance(pairs, list) and all(_is_name_pair(pair, names) for pair in pairs)
+    ):
+        raise DataError(f'{dataset}: "flip_pairs" of a category must be a list of pairs of its keypoints')
+    stated = None if pairs is None else [(left, right) for left, right in pairs]
+    return names, [(start, end) for start, end in skeleton], stated

@@ -1,10 +1,11 @@
-"""Export a detector to ONNX, post-processing included, after comparing its boxes with detectron2's."""
+"""Export a detector, post-processing included, after comparing its boxes with detectron2's."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,16 +14,17 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorPrecisionSettings
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.exported_folder import ExportedNetwork
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.input_images import ImageLike
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
+from fbnetv3.deploy.predictors.instance_maps import encode_mask_runs
 from fbnetv3.detection.data.detection_datasets import detector_classes, num_classes_setting
 from fbnetv3.detection.export.exportable_detector import make_exportable
 from fbnetv3.detection.export.int8_images import dataset_images
-from fbnetv3.detection.inference.array_predictors import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor, score_threshold
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
 from fbnetv3.errors import UsageError
@@ -37,13 +39,15 @@ def export_detector(
     *,
     images: Sequence[ImageLike] | None = None,
     classes: Sequence[str] | None = None,
-    int8: DetectorInt8Settings | None = None,
+    format: str = "onnx",
+    precision: DetectorPrecisionSettings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
-    """Export a detector to ONNX in a new folder, for `fbnetv3.deploy.load`: from an image of any size to boxes.
+    """Export a detector into a new folder, for `fbnetv3.deploy.load`: from an image of any size to boxes.
 
-    The folder is created only if ONNX Runtime finds the same boxes as detectron2; see `export_detector_to_onnx`.
+    The folder is created only if the export finds the same boxes, masks and keypoints as detectron2; see
+    `export_detector_to_onnx`.
 
     Args:
         cfg: detectron2's config: architecture, image size, thresholds.
@@ -52,7 +56,8 @@ def export_detector(
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
         classes: class names, which replace those of `detector_classes`; the ids of these remain.
-        int8: quantize to int8, see `int8_settings`; None keeps float32.
+        format: one of `DETECTOR_FORMATS`.
+        precision: lower precision than float32, see `detector_precision_settings`.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
     """
@@ -78,7 +83,10 @@ def export_detector(
         images=_test_images(cfg) if images is None else images,
         category_ids=list(own_classes),
         output_names=exportable.output_names,
-        int8=int8,
+        score_threshold=score_threshold(cfg),
+        skeleton=predictor.skeleton,
+        format=format,
+        precision=precision,
         name=name,
         command=command,
     )
@@ -104,12 +112,17 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
 
 
 def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArrays:
-    """Detect objects in an image, uint8 (H, W, 3) in RGB."""
+    """Detect objects in an image, uint8 (H, W, 3) in RGB, with `mask_runs` and keypoints if there are such heads."""
     if predictor.input_format == "BGR":
         image = image[:, :, ::-1]
     (detections,) = predictor([image])
     boxes = detections.pred_boxes.tensor.numpy()
-    return DetectionArrays(boxes, detections.scores.numpy(), detections.pred_classes.numpy())
+    arrays = DetectionArrays(boxes, detections.scores.numpy(), detections.pred_classes.numpy())
+    if detections.has("pred_masks"):
+        arrays = replace(arrays, mask_runs=encode_mask_runs(detections.pred_masks.numpy()))
+    if detections.has("pred_keypoints"):
+        arrays = replace(arrays, keypoints=detections.pred_keypoints.numpy())
+    return arrays
 
 
 def _test_images(cfg: CfgNode) -> list[str] | None:

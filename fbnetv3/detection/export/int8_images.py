@@ -1,4 +1,4 @@
-"""Choose the images on which an int8 detector is calibrated, compared and evaluated."""
+"""Choose the images on which a detector of a lower precision is calibrated, compared and evaluated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import nn
 
-from fbnetv3.deploy.detector_graph.detector_int8 import AveragePrecision, DetectorInt8Settings
+from fbnetv3.deploy.detector_graph.detector_int8 import AveragePrecision, DetectorPrecisionSettings
+from fbnetv3.deploy.formats.export_format import INT8
 from fbnetv3.deploy.formats.quantization import split_image_folder
 from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
@@ -26,21 +27,23 @@ from fbnetv3.utils.text import evenly_spaced
 MAX_CALIBRATION_IMAGES = 100
 
 
-def int8_settings(
+def detector_precision_settings(
     cfg: CfgNode,
     weights: str | os.PathLike,
     classes: Sequence[str] | None = None,
     *,
+    precision: str = INT8,
     calibration: str | os.PathLike | None = None,
     max_images: int = 1000,
     **limits: Any,
-) -> DetectorInt8Settings:
-    """Choose the images for `export_detector(..., int8=...)`.
+) -> DetectorPrecisionSettings:
+    """Choose the images for `export_detector(..., precision=...)`.
 
     Calibration images come from the folder `calibration`, or else from `DATASETS.TRAIN`. Up to `max_images` images of
     the first dataset of `DATASETS.TEST` are compared, and AP is computed on the whole of it. If it does not exist, the
     folder is split. Without a test dataset, or without objects in it, agreement decides. `classes` name the outputs of
-    weights that do not record their classes; `limits` are other fields of `DetectorInt8Settings`.
+    weights that do not record their classes; `limits` are other fields of `DetectorPrecisionSettings`. Only int8 is
+    calibrated: other `precision`s need only images to compare on.
 
     Raises:
         UsageError: neither a folder nor a dataset has images.
@@ -50,23 +53,26 @@ def int8_settings(
     cfg.MODEL.WEIGHTS = os.fspath(weights)
     test_names = [name for name in cfg.DATASETS.TEST if dataset_images([name], 1)][:1]
     compared: Sequence[Any] = dataset_images(test_names, max_images)
-    if calibration is not None and not compared:
+    images: Sequence[Any] = ()
+    if precision != INT8:
+        compared = compared or (sample_image_files(calibration, max_images) if calibration else ())
+    elif calibration is not None and not compared:
         images, compared = split_image_folder(calibration, MAX_CALIBRATION_IMAGES, max_images)
     elif calibration is not None:
         images = sample_image_files(calibration, MAX_CALIBRATION_IMAGES)
     else:
-        images = dataset_images(cfg.DATASETS.TRAIN, MAX_CALIBRATION_IMAGES)  # type: ignore[assignment]
-    if not images or not compared:
+        images = dataset_images(cfg.DATASETS.TRAIN, MAX_CALIBRATION_IMAGES)
+    if not compared or (precision == INT8 and not images):
         raise UsageError(
-            "int8 needs images: name a folder (--calibration), or set DATASETS.TRAIN and DATASETS.TEST to datasets "
-            "that exist"
+            f"{precision} needs images: name a folder (--calibration), or set DATASETS.TRAIN and DATASETS.TEST to "
+            "datasets that exist"
         )
     # Recorded names match the dataset's, whatever names the export gets
     recorded = recorded_classes(read_detector_record(os.fspath(weights)))
     names = list(detector_classes(cfg).values()) if recorded or classes is None else classes
     has_objects = bool(test_names) and _has_objects(test_names[0])
-    precision = average_precision(cfg, test_names[0], names) if has_objects else None
-    return DetectorInt8Settings(images, compared, precision, **limits)
+    measure_ap = average_precision(cfg, test_names[0], names) if has_objects else None
+    return DetectorPrecisionSettings(precision, compared, images, measure_ap, **limits)
 
 
 def dataset_images(names: Sequence[str], count: int) -> list[str]:
@@ -94,8 +100,9 @@ def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> Averag
     cfg.defrost()
     cfg.TEST.AUG.ENABLED = False
 
-    def compute(predictor: DetectorPredictor) -> float:
-        results = evaluate_datasets(cfg, _ExportedModel(predictor), [name], ProcessGroup(), classes=classes)
+    def compute(predictor: DetectorPredictor, precision: str) -> float:
+        model = _ExportedModel(predictor)
+        results = evaluate_datasets(cfg, model, [name], ProcessGroup(), classes=classes, network=precision)
         return results[name]["bbox"]["AP"]
 
     return compute

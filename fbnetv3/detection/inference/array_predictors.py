@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.deploy import DetectorPredictor, load
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays
 from fbnetv3.deploy.predictors.instance_maps import paste_masks
@@ -24,6 +25,7 @@ from fbnetv3.detection.data.detection_datasets import (
     classes_from_names,
     detector_classes,
 )
+from fbnetv3.detection.data.keypoint_names import detector_skeleton
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import load_detector
@@ -38,6 +40,9 @@ class ArrayPredictor(Protocol):
 
     input_format: str
     """Order of the channels: "RGB", "BGR" or another of detectron2's."""
+
+    skeleton: KeypointSkeleton | None
+    """The keypoints that it finds; None if it finds none, or does not know their names."""
 
     def classes(self, categories: Categories | None = None) -> Classes:
         """Return the classes by id, ordered by class index; those of an annotation file if given."""
@@ -64,6 +69,7 @@ class ConfigPredictor:
         if cfg.TEST.AUG.ENABLED:
             logger.info("TEST.AUG is for evaluation: images are detected in as they are")
         self.input_format = self.cfg.INPUT.FORMAT
+        self.skeleton = detector_skeleton(self.cfg)
         self._resize = inference_resize(self.cfg)
 
     @classmethod
@@ -109,17 +115,25 @@ class ConfigPredictor:
 class ExportedPredictor:
     """An exported detector with the interface of `ConfigPredictor`.
 
-    `score_threshold` applies in addition to the detector's own.
+    `score_threshold` applies in addition to the detector's own; for `runtime`, see `fbnetv3.deploy.load`.
     """
 
     input_format = "RGB"
 
-    def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
-        predictor = load(folder)
+    def __init__(
+        self, folder: str | os.PathLike, score_threshold: float = 0.0, runtime: str | None = None
+    ) -> None:
+        predictor = load(folder, runtime)
         if not isinstance(predictor, DetectorPredictor):
             raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
         self._predictor = predictor
+        self.skeleton = predictor.skeleton
         self._score_threshold = score_threshold
+
+    @property
+    def min_score(self) -> float:
+        """The detector's own threshold: the export has no detections below it."""
+        return self._predictor.min_score
 
     def classes(self, categories: Categories | None = None) -> Classes:
         """Return the classes; see `classes_from_names`."""

@@ -15,6 +15,7 @@ import numpy as np
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.detection.inference.detected_image import track_ids
 from fbnetv3.utils.files import atomic_write, make_folder
 from fbnetv3.utils.plotting import load_font
@@ -32,12 +33,18 @@ _Color = tuple[int, int, int]
 _Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[str]) -> Image.Image:
+def draw_detections(
+    picture: np.ndarray,
+    instances: Instances,
+    names: Sequence[str],
+    skeleton: KeypointSkeleton | None = None,
+) -> Image.Image:
     """Return a copy of a picture, uint8 (height, width, 3) in RGB, with boxes labeled like "dog #3: 92%".
 
     `instances` has `pred_boxes` in pixels, `pred_classes` and, except for annotations, `scores`. Masks, keypoints and
-    tracks are drawn if there are any: `pred_masks` (N, H, W), `pred_keypoints` (N, K, 3), `track_ids`. The objects with
-    the highest scores are drawn last, on top. Colors are by track, or else by class.
+    tracks are drawn if there are any: `pred_masks` (N, H, W), `pred_keypoints` (N, K, 3), `track_ids`. `skeleton` says
+    which keypoints lines connect. The objects with the highest scores are drawn last, on top. Colors are by track, or
+    else by class.
     """
     has_scores = instances.has("scores")
     order = instances.scores.argsort().tolist() if has_scores else list(range(len(instances)))
@@ -56,7 +63,10 @@ def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[s
         x0, y0, x1, y1 = boxes[i]
         draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colors[i], width=line_width)
         if instances.has("pred_keypoints"):
-            _draw_keypoints(draw, instances.pred_keypoints[i].tolist(), colors[i], 1.5 * line_width)
+            keypoints = instances.pred_keypoints[i].tolist()
+            if skeleton is not None:
+                _draw_lines(draw, keypoints, skeleton, colors[i], line_width)
+            _draw_keypoints(draw, keypoints, colors[i], 1.5 * line_width)
 
     # Place the labels of the best objects first, and draw them last
     font_size = round(min(max(short_side / 32, 11), 64))
@@ -147,6 +157,22 @@ def _draw_label(draw: ImageDraw.ImageDraw, label: _Label, position: tuple[int, i
     draw.rectangle((x, y, x + label.width - 1, y + label.height - 1), fill=color)
     start = x + label.offset[0], y + label.offset[1]
     draw.text(start, label.text, font=label.font, fill=text_color(color))
+
+
+def _draw_lines(
+    draw: ImageDraw.ImageDraw,
+    keypoints: Sequence[Sequence[float]],
+    skeleton: KeypointSkeleton,
+    color: _Color,
+    width: int,
+) -> None:
+    """Connect the points that the detector is sure of, with a rim that separates the lines from the object."""
+    for line in skeleton.line_indices:
+        ends = [keypoints[index] for index in line if index < len(keypoints)]
+        if len(ends) == 2 and all(score > _MIN_KEYPOINT_SCORE for *_, score in ends):
+            points = [(x, y) for x, y, _ in ends]
+            draw.line(points, fill=text_color(color), width=width + 2)
+            draw.line(points, fill=color, width=width)
 
 
 def _draw_keypoints(

@@ -72,7 +72,7 @@ def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
             )
         record = read_detector_record(weights)
         cfg = use_recorded_detector(cfg, record, weights, keep)
-        prepare_datasets(cfg, group)
+        prepare_datasets(cfg, group, skeleton=record.skeleton if record else None)
         classes = list(model_classes(cfg, cfg.DATASETS.TEST, recorded_classes(record)).values()) or None
         model = load_detector(build_detector(cfg), weights)
         logger.info("evaluating %s of %s on %s", arch_name(cfg), weights, ", ".join(cfg.DATASETS.TEST))
@@ -88,6 +88,7 @@ def evaluate_datasets(
     group: ProcessGroup,
     folder: Path | None = None,
     classes: Sequence[str] | None = None,
+    network: str = "",
 ) -> Results:
     """Evaluate a detector on registered datasets, whose images are divided among the processes.
 
@@ -104,6 +105,7 @@ def evaluate_datasets(
             classes; None writes nothing.
         classes: class names of the detector, to match those of the datasets by name; by default, a dataset's classes
             are the detector's, in the same order.
+        network: what is evaluated, for the log, if there are several.
     """
     results: Results = {}
     evaluated = _augment_tests(cfg, model) if cfg.TEST.AUG.ENABLED else model
@@ -116,7 +118,7 @@ def evaluate_datasets(
         # Only rank 0 gathers the detections
         if group.is_rank_0:
             results[name] = {task: dict(values) for task, values in task_results.items()}
-            _log_results(name, results[name])
+            _log_results(f"{name}, {network}" if network else name, results[name])
             if dataset_folder:
                 write_results(make_folder(dataset_folder), results[name])
     return results

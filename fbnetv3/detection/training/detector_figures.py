@@ -15,6 +15,7 @@ from torch import nn
 
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, read_image_array
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, num_classes_setting
+from fbnetv3.detection.data.keypoint_names import config_skeleton
 from fbnetv3.detection.inference.visualize import draw_detections
 from fbnetv3.detection.training.checked_trainer import LOG_PERIOD
 from fbnetv3.training.run_state.metrics import read_metrics
@@ -43,6 +44,7 @@ def plot_examples(
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
     names = classes or MetadataCatalog.get(name).get("thing_classes")
     names = names or list(map(str, range(num_classes_setting(cfg)[1])))
+    skeleton = config_skeleton(cfg, [name])
     mapper = FBNetV3DatasetMapper(cfg, is_train=False)
 
     # A grid of pairs: annotated, detected
@@ -59,12 +61,17 @@ def plot_examples(
         annotated = Instances(pixels.shape[:2])
         annotated.pred_boxes = Boxes(torch.tensor(corners).reshape(-1, 4))
         annotated.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+        if skeleton:
+            # Objects without keypoints have none that are visible
+            unlabeled = [0.0] * 3 * len(skeleton.names)
+            keypoints = [a.get("keypoints") or unlabeled for a in annotations]
+            annotated.pred_keypoints = torch.tensor(keypoints).reshape(-1, len(skeleton.names), 3)
         with inference_context(model), torch.no_grad():
             detected = model([mapper(image)])[0]["instances"].to("cpu")
         detected = detected[detected.scores >= min_score]
         for axes, title, instances in ((left, "annotated", annotated), (right, "detected", detected)):
             axes.set_title(title, fontsize="small")
-            axes.imshow(draw_detections(pixels, instances, names))
+            axes.imshow(draw_detections(pixels, instances, names, skeleton))
     save_figure(figure, figure_file)
 
 

@@ -50,7 +50,7 @@ from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_inte
 from fbnetv3.training.reports.evaluation_report import warn_on_failure
 from fbnetv3.training.run_state.checkpoints import State
 from fbnetv3.training.run_state.data_fingerprint import fingerprint_of_names
-from fbnetv3.training.run_state.detector_record import detector_record_from_metadata
+from fbnetv3.training.run_state.detector_record import DetectorRecord, detector_record_from_metadata
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.training.run_state.metrics import truncate_metrics
 from fbnetv3.training.run_state.run_description import log_summary, package_versions
@@ -106,10 +106,11 @@ class _DetectorRun:
         self.examples = run_folder.path / "detections.png"
 
         # Data, with the classes and in the order of the checkpoint if there is one
-        prepare_datasets(cfg, group, training=True)
         checkpoint = group.broadcast(newest_checkpoint(run_folder.checkpoints) if group.is_rank_0 else None)
+        record = detector_record_from_metadata(checkpoint[1], str(checkpoint[0])) if checkpoint else None
+        prepare_datasets(cfg, group, training=True, skeleton=record.skeleton if record else None)
         self.seed = self._choose_seed(checkpoint)
-        self.classes = self._match_classes(checkpoint)
+        self.classes = self._match_classes(record)
         self.names = list(self.classes.values()) or None  # None if the data do not name them
         self.loader = build_train_loader(cfg, self.seed, group, self.names)
 
@@ -133,12 +134,11 @@ class _DetectorRun:
         metadata = checkpoint[1].get("metadata", {}) if checkpoint else {}
         return metadata.get("seed", random_seed)
 
-    def _match_classes(self, checkpoint: tuple[Path, State] | None) -> Classes:
+    def _match_classes(self, record: DetectorRecord | None) -> Classes:
         """Return the classes of the checkpoint, or of the training data, which the test data must have."""
         datasets = [*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST]
         for name in self.cfg.DATASETS.TRAIN:
             load_dataset_dicts(name)  # registers the classes
-        record = detector_record_from_metadata(checkpoint[1], str(checkpoint[0])) if checkpoint else None
         return model_classes(self.cfg, datasets, recorded_classes(record))
 
     def _describe(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class QuantizedDepthwiseConv2d(_QuantizedLayer, DepthwiseConv2d):
         return y if bias is None else y + bias[:, None, None]
 
 
-class QuantizedLinear(_QuantizedLayer, nn.Linear):
+class QuantizedLinear(_QuantizedLayer, nn.Linear):  # type: ignore[misc]
     """A linear layer that rounds as int8 does."""
 
     def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

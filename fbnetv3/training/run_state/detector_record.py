@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton, skeleton_from_dict
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.utils.downloads import ZOO_PREFIX, is_url, local_path
@@ -29,6 +30,7 @@ class DetectorRecord:
         default_factory=dict
     )  # "format", "mean", "std", "min_size", "max_size"
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the datasets, by name
+    skeleton: KeypointSkeleton | None = None  # of a detector of keypoints
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the record as plain values; `detector_record_from_metadata` reads them."""
@@ -40,6 +42,7 @@ class DetectorRecord:
             "category_ids": list(self.category_ids),
             "preprocessing": self.preprocessing,
             "data": self.data,
+            "keypoints": self.skeleton.to_dict() if self.skeleton else None,
         }
 
 
@@ -74,6 +77,7 @@ def detector_record_from_metadata(checkpoint: Mapping[str, Any], source: str) ->
             category_ids,
             dict(metadata.get("preprocessing", {})),
             dict(metadata.get("data", {})),
+            skeleton_from_dict(metadata.get("keypoints")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(

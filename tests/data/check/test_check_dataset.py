@@ -323,6 +323,18 @@ def test_kinds_of_datasets_without_training_images(tmp_path, file, name):
     assert guess_dataset(tmp_path) == (name, str(tmp_path))
 
 
+def test_csv_files_next_to_class_folders_are_said_to_be_used(folder, caplog):
+    caplog.set_level("INFO")
+    guess_dataset(folder)
+    assert not caplog.messages
+    (folder / "val.csv").touch()
+    assert guess_dataset(folder)[0] == "csv"
+    assert caplog.messages == [
+        f"{folder}: has val.csv and class folders in train/, val/; the CSV files are used (DATA.NAME imagefolder uses "
+        "the folders)"
+    ]
+
+
 def test_an_empty_class_folder_is_one_finding_among_others(folder):
     (folder / "train" / "empty").mkdir()
     (folder / "val" / "empty").mkdir()

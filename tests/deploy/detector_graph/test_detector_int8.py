@@ -9,10 +9,10 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install
 from fbnetv3 import deploy
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_int8 import (
-    DetectorInt8Settings,
+    DetectorPrecisionSettings,
     agreement,
     pairwise_iou,
-    quantize_detector_file,
+    reduce_detector_precision,
 )
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
@@ -86,13 +86,15 @@ def write(output, **settings):
         output,
         original=brightest_row,
         images=images,
-        int8=DetectorInt8Settings(**{"calibration": images[:4], "images": images, **settings}),
+        precision=DetectorPrecisionSettings(
+            "int8", **{"calibration": images[:4], "images": images, **settings}
+        ),
     )
 
 
 def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
     precisions = iter([61.0, 60.5])
-    done = write(tmp_path / "out", average_precision=lambda predictor: next(precisions))
+    done = write(tmp_path / "out", average_precision=lambda predictor, precision: next(precisions))
     onnx = pytest.importorskip("onnx")
     operators = [node.op_type for node in onnx.load(done.model).graph.node]
     assert "QuantizeLinear" in operators
@@ -120,7 +122,7 @@ def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
 def test_int8_beyond_a_limit_is_not_kept(settings, message, tmp_path):
     if "average_precision" in settings:
         following = settings["average_precision"]
-        settings = {"average_precision": lambda predictor: following()}
+        settings = {"average_precision": lambda predictor, precision: following()}
     with pytest.raises(ExportError, match=f"int8 {message}.*Nothing was exported"):
         write(tmp_path / "out", **settings)
     assert not list(tmp_path.iterdir())
@@ -137,9 +139,9 @@ class Blind:
 
 def test_images_with_objects_are_required():
     with pytest.raises(UsageError, match="int8 needs images to calibrate on"):
-        DetectorInt8Settings([], [striped_image(0)])
-    settings = DetectorInt8Settings([striped_image(1)], [striped_image(0)] * 8)
+        DetectorPrecisionSettings("int8", [striped_image(0)])
+    settings = DetectorPrecisionSettings("int8", [striped_image(0)] * 8, [striped_image(1)])
     with pytest.raises(
         ExportError, match="blind: detects nothing with a score of at least 0.5 in the 8 images"
     ):
-        quantize_detector_file(None, Blind(), settings)
+        reduce_detector_precision(None, None, None, Blind(), settings)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,20 @@ from detectron2.modeling import build_model
 
 from fbnetv3 import deploy
 from fbnetv3.arch import compound_scale, get_arch, save_arch
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
-from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, export_detector_to_onnx
+from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections
+from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.input_images import sample_detector_images
-from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
+from fbnetv3.deploy.predictors.detector_predictor import (
+    DETECTOR_OUTPUTS,
+    HEATMAPS,
+    MASKS,
+    DetectionArrays,
+    ShortSideResize,
+)
+from fbnetv3.deploy.predictors.instance_maps import encode_mask_runs
 from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
@@ -99,10 +109,12 @@ def photographs():
     ]
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", [*KINDS, MASKS_AND_KEYPOINTS])
-def test_it_gives_detectron2s_detections(kind, exported):
+def test_it_gives_detectron2s_detections(kind, runtime, exported):
+    pytest.importorskip(runtime, reason="runtimes are optional: pip install '.[export]'")
     original, done = exported(kind)
-    predictor = deploy.load(done.folder)
+    predictor = deploy.load(done.folder, runtime)
     images = photographs()
     agreement = compare_detections(
         [predictor.detect(image) for image in images], [detect_boxes(original, image) for image in images]
@@ -132,6 +144,15 @@ def test_masks_and_keypoints_are_detectron2s(exported):
         assert (np.abs(keypoints - expected_keypoints)[..., :2] < 0.01).mean() > 0.98
         assert np.allclose(keypoints[..., 2], expected_keypoints[..., 2], rtol=0.01)
     assert compared > 50
+
+
+def test_the_manifest_says_how_masks_and_keypoints_agree(exported):
+    check = exported(MASKS_AND_KEYPOINTS)[1].manifest.verification
+    assert check["masks"] == check["equal"] > 50 and check["keypoints"] == 3 * check["masks"]
+    assert check["equal_masks"] >= 0.99 * check["masks"] and check["mean_mask_iou"] > 0.99
+    assert check["equal_keypoints"] >= 0.95 * check["keypoints"]
+    assert check["largest_keypoint_distance"] <= check["tolerance"]["keypoint"]
+    assert "masks" not in exported(KINDS[0])[1].manifest.verification
 
 
 def nearest_row(instances, detection):
@@ -182,7 +203,7 @@ def test_the_manifest_describes_the_folder(folder):
     assert manifest["input"] == {"name": "images", "type": "uint8", "shape": [None, None, None, 3]}
     assert manifest["output"] == [
         {"name": "boxes", "type": "float32", "shape": [None, 4]},
-        {"name": "scores", "type": "float32", "shape": [None]},
+        {"name": "scores", "type": "float32", "shape": [None], "threshold": 0.05},
         {"name": "classes", "type": "int64", "shape": [None], "category_ids": [1, 2, 3, 4, 5]},
         {"name": "image_indices", "type": "int64", "shape": [None]},
     ]
@@ -286,6 +307,53 @@ def test_an_export_with_other_detections_is_not_kept(offset, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class ConstantMasks(ConstantDetector):
+    """Detects the boxes of `ConstantDetector` with masks that cover them."""
+
+    def forward(self, images):
+        detections = super().forward(images)
+        return (*detections, torch.ones(2, 4, 4)[detections[2]])
+
+
+def constant_masks(pixels, columns):
+    """Return what `ConstantMasks` detects, with masks that only cover so many columns of the image."""
+    arrays = constant_detections(pixels)
+    masks = np.zeros((2, 120, 100), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, arrays.boxes.astype(int), strict=True):
+        mask[y0:y1, x0 : min(x1, columns)] = True
+    return replace(arrays, mask_runs=encode_mask_runs(masks))
+
+
+def test_an_export_with_other_masks_is_not_kept(tmp_path):
+    options = {"model": ConstantMasks(), "output_names": (*DETECTOR_OUTPUTS, MASKS)}
+    done = write(tmp_path / "out", original=lambda pixels: constant_masks(pixels, 100), **options)
+    assert done.manifest.verification["equal_masks"] == 2
+    with pytest.raises(
+        ExportError, match="mine: onnxruntime .* gives different masks .*: 1 of 2 are equal"
+    ):
+        write(tmp_path / "other", original=lambda pixels: constant_masks(pixels, 70), **options)
+    assert not (tmp_path / "other").exists()
+
+
+class ConstantKeypoints(ConstantDetector):
+    """Detects the boxes of `ConstantDetector` with heatmaps of two keypoints."""
+
+    def forward(self, images):
+        detections = super().forward(images)
+        return (*detections, torch.zeros(2, 2, 4, 4)[detections[2]])
+
+
+def test_the_folder_names_the_keypoints(tmp_path):
+    skeleton = KeypointSkeleton(("nose", "tail"), lines=(("nose", "tail"),))
+    options = {"model": ConstantKeypoints(), "output_names": (*DETECTOR_OUTPUTS, HEATMAPS)}
+    done = write(tmp_path / "out", skeleton=skeleton, **options)
+    assert deploy.load(done.folder).skeleton == skeleton
+    text = done.folder.joinpath("manifest.json").read_text()
+    done.folder.joinpath("manifest.json").write_text(text.replace('"names"', '"titles"'))
+    with pytest.raises(ExportError, match=r"manifest.json: corrupt .*names.*: copy the whole folder again"):
+        deploy.load(done.folder)
+
+
 def test_nothing_to_compare(tmp_path):
     for images in ([BLACK], []):
         with pytest.raises(
@@ -379,6 +447,11 @@ def test_export_and_detect(digits, tool, tmp_path):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.01)
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+    assert "score below" not in exported.err + exported.out
+    options = ("--input", scenes, "--no-pictures", "--score-threshold", "0.5", "3=0.01")
+    low = tool("detect", "--model", tmp_path / "out", *options, "--output", tmp_path / "low")
+    assert low.code == 0
+    assert "out: detects nothing with a score below 0.05, so --score-threshold 0.01 has no" in low.out
 
 
 def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
@@ -389,7 +462,7 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "export_net",
             [*config, "--format", "executorch"],
-            "detectors can only be exported with --format onnx",
+            "--format executorch for a detector must be one of onnx, openvino, web",
         ),
         ("export_net", [*config, "--format", "onnx", "--any-size"], "omit --any-size"),
         (
@@ -423,28 +496,6 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         1,
     ) and "contains a detector; use tools/detect.py" in ran.err
     assert not (tmp_path / "out").exists()
-
-
-def test_each_detection_is_matched_once():
-    box = np.float32([[0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 20, 20]])
-    score = np.float32([0.9, 0.9, 0.5])
-    classes = np.array([1, 1, 2])
-    every = DetectionArrays(box, score, classes)
-    assert compare_detections([every], [every]).equal == 3
-    twice = compare_detections(
-        [DetectionArrays(box[:1], score[:1], classes[:1])],
-        [DetectionArrays(box[:2], score[:2], classes[:2])],
-    )
-    assert (twice.equal, twice.detections) == (1, 2)
-    for other in (
-        DetectionArrays(box + 0.11, score, classes),
-        DetectionArrays(box, score + 2e-4, classes),
-        DetectionArrays(box, score, classes + 1),
-    ):
-        assert (
-            compare_detections([other], [every]).equal < 3
-            and compare_detections([other], [every]).detections > 3
-        )
 
 
 def test_multiclass_nms_equals_torchvisions():

@@ -18,6 +18,7 @@ from fbnetv3.deploy.latency.benchmark import build_runtime, measure_exported, me
 from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.modeling import build_network
+from tests.deploy.conftest import skip_unless_it_runs
 
 TINY = get_arch("fbnetv3_a0_cifar")
 
@@ -47,10 +48,13 @@ def logits_of(model, images):
 
 
 @pytest.mark.parametrize("name", runtime_names())
-def test_every_runtime_gives_the_networks_logits(name, network, images):
-    runtime = build_runtime(name, network, (1, 3, 32, 32))
-    expected = logits_of(network, images[:1])
-    assert np.abs(runtime.run(images[:1]) - expected).max() < 1e-4 * np.abs(expected).max()
+def test_every_runtime_gives_the_networks_logits(name, tiny, images):
+    if name != "torch":
+        skip_unless_it_runs("onnx" if name == "onnxruntime" else name)
+    runtime = build_runtime(name, tiny, (1, 1, 32, 32))
+    images = images[:1, :1]
+    expected = logits_of(tiny, images)
+    assert np.abs(runtime.run(images) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])

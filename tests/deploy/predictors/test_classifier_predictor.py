@@ -1,5 +1,7 @@
 """Images in, labels with probabilities out; missing and corrupt images are named."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,3 +131,55 @@ def test_exif_orientation_is_applied(tag, turn, predictor, held_out, tmp_path):
         upright, *turned = predictor([tmp_path / "upright.png", tmp_path / "turned.png", in_memory])
         assert turned == [upright] * 2
         assert upright[0].label == str(held_out[1][number])
+
+
+def test_contents_of_files_and_file_objects(predictor, held_out, tmp_path):
+    path = tmp_path / "digit.png"
+    held_out[0][0].save(path)
+    content = path.read_bytes()
+    expected = predictor(path)
+    with path.open("rb") as file:
+        sources = [content, bytearray(content), memoryview(content), io.BytesIO(content), file]
+        assert predictor(sources) == [expected] * 5
+    assert predictor(content) == expected
+
+
+def test_contents_that_are_no_image_are_named_by_position(predictor, tmp_path):
+    for content in (b"", b"nonsense", io.BytesIO(b"nonsense")):
+        with pytest.raises(DataError, match=r"images\[0\]: corrupt image"):
+            predictor([content])
+    (tmp_path / "text").write_text("text")
+    with (
+        (tmp_path / "text").open() as file,
+        pytest.raises(DataError, match="gives str; open it in binary mode"),
+    ):
+        predictor(file)
+
+
+def test_unreadable_images_can_be_skipped(predictor, held_out, caplog):
+    images = [b"corrupt", held_out[0][0], "nowhere.png", None, held_out[0][1], b"corrupt"]
+    expected = predictor(held_out[0][:2])
+    for batch_size in (1, 2, 32):
+        results = predictor(images, batch_size=batch_size, on_error="skip")
+        assert results[1][0].label == expected[0][0].label and results[4][0].label == expected[1][0].label
+        assert [result is None for result in results] == [True, False, True, True, False, True]
+    assert "skipped: nowhere.png: no such file" in caplog.text and "skipped: images[5]" in caplog.text
+    assert predictor(b"corrupt", on_error="skip") is None
+    assert predictor([b"corrupt"] * 2, on_error="skip") == [None, None]
+
+
+def test_what_to_do_about_errors_is_checked(predictor, held_out):
+    with pytest.raises(UsageError, match="on_error: 'ignore' must be one of raise, skip"):
+        predictor(held_out[0][0], on_error="ignore")
+
+
+def test_logits_that_are_not_finite_are_never_skipped(digits, held_out):
+    class NaN:
+        name = "NaN"
+
+        def run(self, batch):
+            return np.full((len(batch), 10), np.nan, np.float32)
+
+    predictor = ClassifierPredictor(NaN(), digits.preprocessing, digits.classes)
+    with pytest.raises(WeightsError, match="NaN or infinite"):
+        predictor([held_out[0][0]], on_error="skip")

@@ -12,15 +12,26 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
+from fbnetv3.detection.data.annotations.ground_truth import build_ground_truth
+from fbnetv3.detection.data.detection_datasets import (
+    load_clean_annotations,
+    load_dataset_dicts,
+    prepare_datasets,
+)
 from fbnetv3.detection.data.detection_loaders import build_train_loader
-from fbnetv3.detection.data.keypoint_names import flip_pairs
+from fbnetv3.detection.data.keypoint_names import flip_pairs, registered_skeleton
 from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.detection.training.detector_evaluation import evaluate_datasets
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
+from fbnetv3.training.run_state.detector_record import read_detector_record
 
 NAMES = ["nose", "left_ear", "right_ear"]
+SKELETON = KeypointSkeleton(
+    tuple(NAMES), (("left_ear", "right_ear"),), (("nose", "left_ear"), ("nose", "right_ear"))
+)
 HEIGHT, WIDTH = 64, 96
 SMALL_HEADS = ["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(8,)", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"]
 SMALL_HEADS += [
@@ -107,6 +118,21 @@ def test_keypoints_are_trained_and_evaluated(tool, digits_config, tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["keypoints/AP"] >= 0
     assert (tmp_path / "run" / "augmented_images.png").exists()
+    weights = tmp_path / "run" / "model_final.pth"
+    assert read_detector_record(str(weights)).skeleton == SKELETON
+    # A resumed run must have them in the same order
+    file = tmp_path / "data" / "a.json"
+    data = json.loads(file.read_text())
+    data["categories"][0]["keypoints"] = NAMES[::-1]
+    (tmp_path / "data" / "b.json").write_text(json.dumps(data))
+    other = ["DATASETS.CUSTOM.TRAIN_ANNOTATIONS", tmp_path / "data" / "b.json", "SOLVER.MAX_ITER", "3"]
+    refused = tool("train_net", *run, *other, "--resume")
+    assert refused.code == 1
+    assert "custom_train: its keypoints right_ear, left_ear, nose are not those of the det" in refused.err
+    # Detecting needs no annotations for the lines in pictures
+    file.unlink()
+    predictor = ConfigPredictor.from_checkpoint(weights, ["MODEL.DEVICE", "cpu"])
+    assert predictor.skeleton == SKELETON
 
 
 class Oracle(nn.Module):
@@ -184,6 +210,29 @@ def test_keypoints_are_registered_with_detectron2(digits_config, tmp_path, caplo
     ]
 
 
+def test_datasets_must_have_the_keypoints_of_a_trained_detector(digits_config, tmp_path):
+    cfg = load_detection_config(digits_config, [*write_animals(tmp_path / "data"), *KEYPOINTS, *SIGMAS])
+    prepare_datasets(cfg, SINGLE_PROCESS, skeleton=SKELETON)
+    assert registered_skeleton("custom_test") == SKELETON
+    with pytest.raises(
+        DataError, match="custom_test: its keypoints nose, .* are not those of the detector"
+    ):
+        prepare_datasets(cfg, SINGLE_PROCESS, skeleton=KeypointSkeleton(("a", "b", "c")))
+
+
+def test_flip_pairs_of_a_category(digits_config, tmp_path):
+    """As from YOLO's `flip_idx`; a key of the config replaces them."""
+    category = {"id": 1, "name": "animal", "keypoints": NAMES, "flip_pairs": [["nose", "left_ear"]]}
+    overrides = write_animals(tmp_path / "data", [category, {"id": 2, "name": "stone"}])
+    overrides += [*KEYPOINTS, *SIGMAS]
+    for more, expected in (
+        ([], ("nose", "left_ear")),
+        (["INPUT.KEYPOINT_FLIP_PAIRS", "[['nose','right_ear']]"], ("nose", "right_ear")),
+    ):
+        prepare_datasets(load_detection_config(digits_config, [*overrides, *more]), SINGLE_PROCESS)
+        assert registered_skeleton("custom_test").flip_pairs == (expected,)
+
+
 @pytest.mark.parametrize(
     ("names", "configured", "expected"),
     [
@@ -238,6 +287,11 @@ def test_numbers_of_keypoints_are_checked(digits_config, tmp_path, overrides, me
         ),
         ({"keypoints": ["a", "a", "b"]}, {}, "names of keypoints must differ"),
         ({"keypoints": NAMES, "skeleton": [[0, 1]]}, {}, '"skeleton" .* numbers from 1 to 3'),
+        (
+            {"keypoints": NAMES, "flip_pairs": [["nose"]]},
+            {},
+            '"flip_pairs" .* list of pairs of its keypoints',
+        ),
     ],
 )
 def test_categories_are_checked(digits_config, tmp_path, animal_keys, stone_keys, message):
@@ -267,6 +321,15 @@ def test_masks_are_trained_and_evaluated(tool, digits_config, tmp_path, run_leng
         "bbox",
         "segm",
     ]
+
+
+def test_run_lengths_are_evaluated_whatever_the_format_of_the_training_masks(digits_config, tmp_path):
+    training = write_animals(tmp_path / "polygons")
+    test = write_animals(tmp_path / "run_lengths", run_lengths=True)[4:8]
+    cfg = load_detection_config(digits_config, [*training, *test, *MASKS])
+    prepare_datasets(cfg, SINGLE_PROCESS, training=True)
+    truth = build_ground_truth(load_clean_annotations("custom_test"), "segm")
+    assert [mask_util.area(truth.anns[i]["segmentation"]) for i in (1, 2)] == [36 * 36, 30 * 25]
 
 
 def test_polygons_and_run_lengths_give_the_same_batches(digits_config, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from PIL import ImageDraw
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.detection.inference.visualize import (
     class_color,
     draw_detections,
@@ -113,3 +114,14 @@ def test_masks_and_keypoints_are_drawn():
     assert not drawn[40, 45].any()
     assert tuple(drawn[40, 60]) == color
     assert not drawn[20, 70].any()  # the detector is not sure of this point
+
+
+def test_lines_connect_the_keypoints_that_the_detector_is_sure_of():
+    skeleton = KeypointSkeleton(("a", "b", "c"), lines=(("a", "b"), ("b", "c")))
+    points = torch.tensor([[[20.0, 40.0, 1.0], [60.0, 40.0, 0.5], [60.0, 10.0, 0.01]]])
+    detections = instances(60, 80, [[1, 1, 79, 59]], pred_keypoints=points)
+    black = np.zeros((60, 80, 3), np.uint8)
+    drawn = np.asarray(draw_detections(black, detections, ("4",), skeleton))
+    assert tuple(drawn[40, 40]) == class_color(0)
+    assert not drawn[25, 55:65].any()
+    assert not np.asarray(draw_detections(black, detections, ("4",)))[40, 40].any()

@@ -124,7 +124,7 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.AMP.DTYPE", "half"], "SOLVER.AMP.DTYPE 'half' is unknown: available: bfloat16, float16"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
-            ["DATASETS.CUSTOM.TEST_ANNOTATIONS", ""],
+            ["DATASETS.CUSTOM.TEST_ANNOTATIONS", "", "DATASETS.CUSTOM.TEST_IMAGES", "photos"],
             "DATASETS.CUSTOM.TEST_IMAGES is set, but DATASETS.CUSTOM.TEST_ANNOTATIONS is not: set it, too",
         ),
         (

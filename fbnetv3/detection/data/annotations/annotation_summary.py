@@ -22,6 +22,9 @@ _LEFT_OUT = {
     "unlisted": "annotations of images that are not listed",
     "categories": "categories without annotations that have the name of another category",
 }
+# Names of COCO's sizes of objects, and its limits between them: the sides in pixels of squares of the same area
+SIZE_NAMES = ("small", "medium", "large")
+SIZE_LIMITS = (32, 96)
 # Fraction of clipped boxes above which they are probably corners instead of [x, y, width, height]
 _MANY_CLIPPED = 0.1
 

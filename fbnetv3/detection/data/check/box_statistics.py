@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.data.check.findings import CheckTable
+from fbnetv3.detection.data.annotations.annotation_summary import SIZE_LIMITS, SIZE_NAMES
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations
 from fbnetv3.utils.plotting import add_legend_above, new_figure, plain_log_ticks, style_axes
 from fbnetv3.utils.text import shorten
 
-SIZE_NAMES = ("small", "medium", "large")
-SIZE_LIMITS = (32, 96)
-"""COCO's limits between them: the sides in pixels of squares of the same area."""
 _MAX_CLASSES = 100
 _BINS = 30
 

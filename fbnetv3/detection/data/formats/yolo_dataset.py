@@ -35,6 +35,9 @@ class YOLODataset:
     splits: dict[str, list[Path]] = field(default_factory=dict)  # by "train", "val" and "test"
     keypoints: tuple[int, int] | None = None  # their number, and that of values for each (2 or 3)
     keypoint_names: tuple[str, ...] = ()
+    flip_pairs: tuple[tuple[str, str], ...] | None = (
+        None  # names that a flip exchanges; None if it does not say
+    )
     note: str = ""  # a line about what had to be decided
 
 
@@ -74,11 +77,12 @@ def read_yolo_dataset(file: Path) -> YOLODataset:
     splits = {split: paths for split in SPLIT_NAMES if (paths := _read_split(values, split, roots, file))}
     keypoints = _read_keypoint_shape(values, file)
     keypoint_names = _read_keypoint_names(values, keypoints[0]) if keypoints else ()
+    pairs = _read_flip_pairs(values, keypoint_names, file) if keypoints else None
     note = ""
     if len(roots) == 1 and values.get("path"):
         # A dataset that was moved still has the path of the computer that it comes from
         note = f"{file.name}: path {values['path']} does not exist; using the folder of the file"
-    return YOLODataset(file, roots[0], names, splits, keypoints, keypoint_names, note)
+    return YOLODataset(file, roots[0], names, splits, keypoints, keypoint_names, pairs, note)
 
 
 def _read_names(values: dict[str, Any], file: Path) -> dict[int, str]:
@@ -157,6 +161,24 @@ def _read_keypoint_names(values: dict[str, Any], count: int) -> tuple[str, ...]:
     if isinstance(names, list) and len(names) == count:
         return tuple(map(str, names))
     return tuple(f"keypoint {number}" for number in range(1, count + 1))
+
+
+def _read_flip_pairs(
+    values: dict[str, Any], names: Sequence[str], file: Path
+) -> tuple[tuple[str, str], ...] | None:
+    """Return what a flip exchanges according to `flip_idx`, which has the index of each keypoint's mirror image."""
+    indices = values.get("flip_idx")
+    if not indices:
+        return None
+    numbers = list(range(len(names)))
+    is_valid = isinstance(indices, list) and all(map(is_int, indices)) and sorted(indices) == numbers
+    if not is_valid or any(indices[indices[i]] != i for i in numbers):
+        raise FieldError(
+            f"{indices!r} must have the index of each of the {len(names)} keypoints' mirror image, or its own",
+            "flip_idx",
+            str(file),
+        )
+    return tuple((names[i], names[indices[i]]) for i in numbers if i < indices[i])
 
 
 def _splits_in_folder(folder: Path) -> dict[str, list[Path]]:

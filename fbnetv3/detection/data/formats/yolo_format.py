@@ -136,9 +136,11 @@ def _read_labels(
 
 def _categories(dataset: YOLODataset) -> list[dict[str, Any]]:
     """Return the categories, whose ids are YOLO's."""
-    keypoints = (
-        {"keypoints": list(dataset.keypoint_names), "skeleton": []} if dataset.keypoint_names else {}
-    )
+    keypoints: dict[str, Any] = {}
+    if dataset.keypoint_names:
+        keypoints = {"keypoints": list(dataset.keypoint_names), "skeleton": []}
+    if dataset.flip_pairs is not None:
+        keypoints["flip_pairs"] = [list(pair) for pair in dataset.flip_pairs]
     return [{"id": class_id, "name": name, **keypoints} for class_id, name in dataset.names.items()]
 
 

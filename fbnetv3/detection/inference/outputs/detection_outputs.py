@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.detection.data.detection_datasets import Classes
 from fbnetv3.detection.inference.detected_image import DetectedImage
 from fbnetv3.registry import Registry
@@ -21,6 +22,7 @@ class OutputSettings:
     has_annotations: bool = False  # whether image ids and categories are those of an annotation file
     yolo_scores: bool = False  # whether YOLO's labels have scores
     codec: str = ""  # of videos; default: see `VideoWriter`
+    skeleton: KeypointSkeleton | None = None  # of a detector of keypoints
 
     @property
     def names(self) -> list[str]:

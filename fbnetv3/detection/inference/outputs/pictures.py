@@ -33,7 +33,7 @@ class Pictures(DetectionOutput):
 
     def write(self, image: DetectedImage) -> None:
         """Write a picture, or a frame of a video."""
-        picture = draw_detections(image.pixels, image.shown, self.settings.names)
+        picture = draw_detections(image.pixels, image.shown, self.settings.names, self.settings.skeleton)
         frame = image.frame
         if frame is None:
             save_picture(picture, self._picture_path(image.name))

@@ -195,6 +195,11 @@ def test_paths_and_names_as_people_write_them(tmp_path, values):
         ({"names": ["cat", "cat"]}, "names: cat is there more than once: rename it"),
         ({"val": "images/val"}, "val: .*images/val does not exist"),
         ({"kpt_shape": [17]}, r"kpt_shape: \[17\] must be"),
+        (
+            {"kpt_shape": [2, 3], "flip_idx": [1, 2]},
+            "flip_idx: .* index of each of the 2 keypoints' mirror",
+        ),
+        ({"kpt_shape": [3, 2], "flip_idx": [1, 2, 0]}, "flip_idx: .* mirror image, or its own"),
         ({"path": 3}, "path: 3 must be a folder"),
     ],
 )
@@ -225,6 +230,15 @@ def test_a_description_without_images(tmp_path):
     file = write_dataset(tmp_path, {"a": ""}, train="")
     with pytest.raises(FieldError, match=r"data.yaml: train: must name the images"):
         read(file, "")
+
+
+def test_flip_idx_says_what_a_flip_exchanges(tmp_path):
+    """In Ultralytics' data.yaml, keypoint i of a flipped image is keypoint flip_idx[i] of the original."""
+    values = {"kpt_shape": [3, 2], "kpt_names": {0: ["nose", "a", "b"]}}
+    for indices, expected in (([0, 2, 1], [["a", "b"]]), ([0, 1, 2], [])):
+        file = write_dataset(tmp_path, {"a": ""}, flip_idx=indices, **values)
+        assert read(file).data["categories"][0]["flip_pairs"] == expected
+    assert "flip_pairs" not in read(write_dataset(tmp_path, {"a": ""}, **values)).data["categories"][0]
 
 
 def test_keypoints_have_names(tmp_path):

@@ -10,8 +10,10 @@ import yaml
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.detection.inference.detected_image import DetectedImage, FrameInfo
 from fbnetv3.detection.inference.outputs import DETECTION_OUTPUTS, OutputSettings, build_outputs
+from fbnetv3.detection.inference.visualize import class_color
 from fbnetv3.errors import UnknownNameError
 
 CLASSES = {7: "cat", 3: "traffic light/red"}
@@ -49,6 +51,17 @@ def write(folder, name, *images, **settings):
         output.write(image)
     output.close()
     return list(output.paths().values())
+
+
+def test_pictures_have_the_lines_between_keypoints(tmp_path):
+    image = detected("x.png")
+    image.shown.pred_keypoints = torch.tensor([[[12.0, 25.0, 1.0], [28.0, 25.0, 1.0]]] * 2)
+    skeleton = KeypointSkeleton(("nose", "tail"), lines=(("nose", "tail"),))
+    drawn = []
+    for settings in ({}, {"skeleton": skeleton}):
+        (folder,) = write(tmp_path / str(len(settings)), "pictures", image, **settings)
+        drawn.append(tuple(np.asarray(Image.open(folder / "x.png"))[25, 20]))
+    assert drawn[0] == (25, 25, 25) and drawn[1] in (class_color(0), class_color(1))
 
 
 def test_csv(tmp_path):

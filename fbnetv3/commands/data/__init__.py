@@ -1,0 +1,1 @@
+"""Commands that read datasets before training."""

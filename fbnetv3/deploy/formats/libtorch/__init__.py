@@ -1,0 +1,1 @@
+"""Formats that C++ programs open with LibTorch, without Python."""

@@ -1,0 +1,163 @@
+"""Choose the runtime of an exported folder: by name, or the fastest on this machine whose outputs are right."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fbnetv3.deploy.detector_graph.detection_agreement import MIN_EQUAL_SHARE, compare_detections
+from fbnetv3.deploy.detector_graph.detector_int8 import agreement
+from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.input_images import (
+    load_rgb_array,
+    sample_classifier_images,
+    sample_detector_images,
+)
+from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
+from fbnetv3.errors import MissingPackageError, UsageError, suggest
+
+T = TypeVar("T")
+
+AUTO = "auto"
+"""In place of a runtime's name: the fastest that is installed and gives the right outputs."""
+_ROUNDS = 5  # timed calls of each runtime, in turns
+_BATCHES = (1, 16)  # runtimes differ in how they use a batch
+# Of lower precisions: largest difference of a logit, relative to the image's largest; percentage of objects found again
+_MAX_ROUNDING = 0.3
+_MIN_SIMILAR_OBJECTS = 80.0
+
+
+def runtime_openers(
+    export_format: ExportFormat, path: Path, precision: str, runtime: str | None
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that open a model file, by name of the runtime: all of the format's for `AUTO`, otherwise one.
+
+    None is the format's own runtime.
+
+    Raises:
+        UsageError: the format has no such runtime.
+    """
+    openers = export_format.runtimes(precision)
+    if runtime is None:
+        runtime = export_format.runtime_package
+    if runtime != AUTO and runtime not in openers:
+        raise UsageError(
+            f"runtime '{runtime}' does not run {path.name}: {suggest(runtime, [*openers, AUTO])}"
+        )
+    names = list(openers) if runtime == AUTO else [runtime]
+    return {name: partial(openers[name], path, precision) for name in names}
+
+
+def choose_fastest(
+    openers: Mapping[str, Callable[[], T]],
+    agrees: Callable[[T, T], bool],
+    runs: Sequence[Callable[[T], object]],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> T:
+    """Open all candidates whose packages are installed, and return the fastest of those that agree with the first.
+
+    Args:
+        openers: functions that open the candidates, by name; the first is the reference.
+        agrees: whether the outputs of a candidate, the first argument, are those of the reference.
+        runs: the calls to time, of which each counts the same: the product of their times decides.
+        clock: time in seconds.
+
+    Raises:
+        MissingPackageError: no candidate's package is installed.
+    """
+    candidates = []
+    missing: list[MissingPackageError] = []
+    for open_candidate in openers.values():
+        try:
+            candidates.append(open_candidate())
+        except MissingPackageError as error:
+            missing.append(error)
+    if not candidates:
+        raise missing[0]
+    reference, *others = candidates
+    candidates = [reference, *(candidate for candidate in others if agrees(candidate, reference))]
+    if len(candidates) == 1:
+        return reference
+    scores = [1.0 for _ in candidates]
+    for run in runs:
+        for index, seconds in enumerate(_time_in_turns(candidates, run, clock)):
+            scores[index] *= seconds
+    return candidates[scores.index(min(scores))]
+
+
+def _time_in_turns(
+    candidates: Sequence[T], run: Callable[[T], object], clock: Callable[[], float]
+) -> list[float]:
+    """Return the median seconds of each candidate; taking turns, background load affects all alike."""
+    times: list[list[float]] = [[] for _ in candidates]
+    for turn in range(_ROUNDS + 1):
+        for candidate, candidate_times in zip(candidates, times, strict=True):
+            start = clock()
+            run(candidate)
+            # The first turn warms up
+            if turn:
+                candidate_times.append(clock() - start)
+    return [statistics.median(candidate_times) for candidate_times in times]
+
+
+def predictors_agree(predictor: Any, reference: Any, tolerance: float | dict[str, float] | None) -> bool:
+    """Return whether two predictors of a network, in different runtimes, give the same outputs for sample images.
+
+    Logits may differ by `tolerance`, relative to the image's largest; without one, the classes must be equal. Detectors
+    are compared as an export is with the original.
+    """
+    if isinstance(reference, DetectorPredictor):
+        pixels = [load_rgb_array(image) for image in sample_detector_images()]
+        detections = [[each.detect(image) for image in pixels] for each in (predictor, reference)]
+        comparison = compare_detections(*detections)
+        return comparison.equal >= MIN_EQUAL_SHARE * comparison.detections
+    images = sample_classifier_images(reference.preprocessing.channels)
+    logits, expected = (each.logits(images) for each in (predictor, reference))
+    if isinstance(tolerance, float):
+        return relative_difference(logits, expected) <= tolerance
+    return bool((logits.argmax(1) == expected.argmax(1)).all())
+
+
+def predictors_are_similar(predictor: Any, reference: Any) -> bool:
+    """Return whether two predictors of a network in different precisions agree but for rounding, for sample images.
+
+    Their accuracy was compared when they were exported, on better images; this notices a runtime that computes
+    something else on this machine.
+    """
+    if isinstance(reference, DetectorPredictor):
+        pixels = [load_rgb_array(image) for image in sample_detector_images()]
+        detections = [[each.detect(image) for image in pixels] for each in (predictor, reference)]
+        return agreement(*detections) >= _MIN_SIMILAR_OBJECTS
+    images = sample_classifier_images(reference.preprocessing.channels)
+    logits, expected = (each.logits(images) for each in (predictor, reference))
+    return relative_difference(logits, expected) <= _MAX_ROUNDING
+
+
+def predictor_runs(any_batch: bool) -> list[Callable[[Any], object]]:
+    """Return functions that run a predictor's network on one image, and on a batch if it takes any."""
+    return [partial(_run_network, batch=batch) for batch in (_BATCHES if any_batch else _BATCHES[:1])]
+
+
+def _run_network(predictor: Any, batch: int) -> None:
+    if isinstance(predictor, DetectorPredictor):
+        predictor.detect(load_rgb_array(sample_detector_images()[0]))
+        return
+    side = predictor.preprocessing.resolution
+    predictor.runtime.run(np.zeros((batch, predictor.preprocessing.channels, side, side), np.float32))
+
+
+def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of logits (N, classes), relative to the image's largest expected logit.
+
+    It is NaN if any logit is NaN.
+    """
+    # Images whose logits are all 0 are compared absolutely
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

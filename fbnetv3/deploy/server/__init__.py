@@ -1,0 +1,1 @@
+"""Answer HTTP requests with exported networks: `fbnetv3 serve`."""

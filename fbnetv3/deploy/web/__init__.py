@@ -1,0 +1,1 @@
+"""The page and the JavaScript of `--format web`, and ONNX Runtime for browsers."""
