@@ -92,7 +92,7 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
     assert title.split() == ["on", "30", "images", "agreement", "size", "of", "float32"] and "MB" in before
     # All of 30 images: Wilson's interval begins at 30 / (30 + 1.96^2)
     assert after.startswith("int8") and "100.00% (≥ 88.65%)" in after
-    assert "compared on only 30 images" in ran.err and "calibrated on only 30 images" in ran.err
+    assert "compared on only 30 images" in ran.out and "calibrated on only 30 images" in ran.out
     result = read_verification(tmp_path / "out")["int8"]
     assert result["min_agreement"] == 98 and "top1_int8" not in result
 

@@ -28,7 +28,8 @@ LAYER_TARGETS = (_ATEN.conv2d.default, _ATEN.linear.default)
 _NUM_IMAGES = 16
 _CHUNK = 4  # images at a time; their feature maps are kept for the backward pass
 _NUM_PROBES = 8  # random directions of the outputs
-_MIN_GAIN = 0.8  # factor of the remaining error for which other layers than the first stay in float
+# Factor of the remaining error for which other layers than the first stay in float
+_MIN_GAIN = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def choose_float_layers(sensitivities: Mapping[str, LayerSensitivity], max_share
     """Return the layers to keep in float, which together hold at most `max_share` of all weights, in the graph's order.
 
     These are the network's first layers, which are also faster in float, unless those that do the most harm for their
-    size reduce the remaining error by another fifth.
+    size reduce the remaining error by another third.
     """
     counts = [layer.num_weights for layer in sensitivities.values()]
     first = list(sensitivities)[: count_float_layers(counts, max_share)]
