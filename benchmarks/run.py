@@ -95,7 +95,7 @@ BENCHMARKS = {
         "Runtimes",
         "Exported FBNetV3-B and G at 224 pixels against timm's networks in torch, the same random weights with "
         "BatchNorm statistics of photos. All sides take turns in one process. Milliseconds are CPU time of one thread.",
-        ("--mask", "--rounds", "11", "--images", "{photos}"),
+        ("--rounds", "3", "--images", "{photos}"),
         threads=1,
         inputs={"photos": "folder of photos"},
     ),
