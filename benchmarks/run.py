@@ -103,11 +103,12 @@ BENCHMARKS = {
     "runtimes": Benchmark(
         "runtimes.py",
         "Runtimes",
-        "Exported networks at 224 pixels against timm's in torch, the same random weights with BatchNorm statistics of "
-        "photos. All sides take turns in one process, on a busy machine. Milliseconds are CPU time of one thread. "
-        "*auto* is `load(folder, 'auto')` of the ONNX export. The classes of an untrained network are close calls; the "
-        "trained digits network chooses the same classes in all precisions. This processor has AVX512-BF16 and VNNI, "
-        "but no AMX: bfloat16 is slower than float32, and int8 comes closest to the goal for bfloat16.",
+        "Exported networks at 224 pixels against timm's in torch, the same random weights with BatchNorm "
+        "statistics of photos. All sides take turns in one process, on a busy machine. Milliseconds are CPU "
+        "time of one thread. *auto* is `load(folder, 'auto')` of the ONNX export. The classes of an untrained "
+        "network are close calls. This "
+        "processor has AVX512-BF16 and VNNI, but no AMX: bfloat16 is slower than float32, and int8 comes "
+        "closest to the goal for bfloat16.",
         ("--rounds", "3", "--images", "{photos}"),
         threads=1,
         inputs={"photos": "folder of photos"},
