@@ -146,8 +146,8 @@ def weighted_layers(graph: Any) -> list[Any]:
 
 def runtime_name() -> str:
     """Return "openvino" and its version without the build number."""
-    import openvino
-
+    with require_packages("openvino"):
+        import openvino
     return f"openvino {openvino.__version__.split('-')[0]}"
 
 
@@ -164,6 +164,7 @@ class OpenVinoRuntime:
 
     def __init__(self, path: Path, precision: str = FLOAT32) -> None:
         self.name = runtime_name()
+        self.precision = precision
         self._model = ProcessLocal(partial(_CompiledModel, path, precision))
         self._model.get()  # so that a file that cannot be read is an error here
 

@@ -53,7 +53,7 @@ def test_precisions_that_the_format_lacks(tmp_path):
     with pytest.raises(UsageError, match="onnx offers float32, int8, not bfloat16"):
         write(tmp_path / "out", "bfloat16", "onnx")
     with pytest.raises(
-        UsageError, match="detectors can be exported to onnx or openvino, not to executorch"
+        UsageError, match="format executorch for a detector must be one of onnx, openvino, web"
     ):
         write(tmp_path / "out", format="executorch")
     assert not list(tmp_path.iterdir())

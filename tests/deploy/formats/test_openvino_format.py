@@ -70,7 +70,7 @@ def test_auto_computes_in_float32_where_bfloat16_is_slow(digits, held_out, input
     run = OpenVinoRuntime.run
 
     def run_slowly(self, batch):
-        if self._arguments[1] == "bfloat16":
+        if self.precision == "bfloat16":
             time.sleep(0.05)
         return run(self, batch)
 

@@ -247,7 +247,7 @@ def test_too_many_corrupt_images_are_an_error(tiny, int8, export, tmp_path):
 def test_more_layers_stay_float_until_a_limit_is_met(digits, tiny, int8, export, monkeypatch):
     shares = []
 
-    def describe_violation(settings, comparison):
+    def describe_violation(settings, comparison, multi_label):
         shares.append(comparison)
         return "is too coarse" if len(shares) < 3 else ""
 

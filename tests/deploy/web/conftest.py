@@ -47,9 +47,12 @@ def serve():
         server.server_close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Debian's Chromium, without a window, with a camera that shows a test picture, and an emulated GPU."""
+    """Debian's Chromium, without a window, with a camera that shows a test picture, and an emulated GPU.
+
+    Each module has its own: while Playwright is active, other modules' tests cannot run an event loop.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
@@ -101,7 +104,7 @@ class LoadedPage:
         return np.reshape(values, shape)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def load_in_browser(chromium, serve):
     """`load_in_browser(folder)` loads an exported folder in a new tab, without showing its page."""
     pages = []
