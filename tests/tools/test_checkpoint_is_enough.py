@@ -303,11 +303,11 @@ def test_class_names_from_a_file_win_and_are_said(tool, run, tmp_path):
 
 
 def test_int8_is_judged_on_classes_matched_by_name(tool, run, tmp_path):
-    """The dataset lists its classes in another order."""
+    """The dataset lists its classes in another order; its training images are its validation images."""
     file = subset_file(make_data(tmp_path / "data"), ["three", "seven", "one"], tmp_path / "subset.json")
     ran = tool(
         "export_net", "--config", run / "config.yaml", "--format", "onnx", "--int8", "--output", tmp_path / "int8",
-        "DATA.NAME", "imagelist", "DATA.ROOT", file,
+        "--calibration", tmp_path / "data" / "train", "DATA.NAME", "imagelist", "DATA.ROOT", file,
     )  # fmt: skip
     assert ran.code == 0, ran.err
     verification = json.loads((tmp_path / "int8" / "manifest.json").read_text())["verification"]["int8"]
