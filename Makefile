@@ -55,7 +55,7 @@ commands: $(STAMP)
 CONVERTERS_STAMP := $(VENV)/converters.stamp
 converters: $(CONVERTERS_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/deploy \
-	    -k "converters or litert or coreml or ncnn or nncf"
+	    -k "converters or litert or coreml or ncnn or openvino"
 
 $(CONVERTERS_STAMP): $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[converters]'
