@@ -163,7 +163,14 @@ def running_server(server, folder, args):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     if server == "serve":
-        options = ["--port", port, "--max-batch", args.max_batch, "--max-waiting", 4 * args.connections]
+        options = [
+            "--port",
+            port,
+            "--max-batch",
+            args.max_batch,
+            "--max-waiting",
+            4 * max(args.per_request) * args.connections,
+        ]
         command = [sys.executable, "-c", CLI, "serve", folder, *options]
     else:
         peers = Path(__file__).with_name("serve_peers.py")
@@ -228,6 +235,11 @@ def build_request(images, as_json):
     return "\r\n".join((*lines, "\r\n")).encode() + body
 
 
+def _content_lengths(head):
+    lines = head.lower().split(b"\r\n")
+    return [int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:")]
+
+
 class Connection:
     """A connection that sends one request after another."""
 
@@ -241,9 +253,13 @@ class Connection:
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"error: the server answers {head.splitlines()[0].decode()}")
-        (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await self._reader.readexactly(int(length.split(b":")[1]))
+            (length,) = _content_lengths(head)
+            problem = await self._reader.readexactly(length)
+            raise SystemExit(
+                f"error: the server answers {head.splitlines()[0].decode()}: {problem.decode()}"
+            )
+        (length,) = _content_lengths(head)
+        await self._reader.readexactly(length)
         return time.perf_counter() - start
 
     def close(self):
