@@ -107,12 +107,13 @@ def export_sides(network, model, images, folder):
     fbnetv3.load_weights(ours, model.state_dict())
     photos = sample_images(images)
     half = photos[: len(photos) // 2][:MAX_CALIBRATION]
+    others = photos[len(photos) // 2 :][:16]
     for name, (export_format, _, precision) in SIDES.items():
         settings = None
         if precision != "float32":
             calibration = half if precision == "int8" else ()
             # Random weights lose any margin: agreement is reported, not required
-            settings = PrecisionSettings(precision, half[:16], calibration=calibration, min_agreement=0)
+            settings = PrecisionSettings(precision, others, calibration=calibration, min_agreement=0)
         try:
             export_classifier(
                 ours.eval(),
