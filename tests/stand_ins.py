@@ -50,6 +50,9 @@ def make_data(folder):
     coco(folder / "datasets/coco128/coco")
     for name in ("a.png", "b.jpg", "picture.jpg", "photos/one.jpg", "photos/two.jpg"):
         save_image(folder / name, 120, 160)
+    # Other pixels than those of the first
+    with Image.open(folder / "photos/two.jpg") as photo:
+        photo.transpose(Image.Transpose.ROTATE_180).save(folder / "photos/two.jpg")
     if find_spec("cv2"):  # optional: pip install opencv-python-headless
         save_video(folder / "clip.mp4", moving_squares(4))
     seven = next(image for image, digit in zip(*load_digits(return_X_y=True), strict=True) if digit == 7)
