@@ -65,12 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model and args.format != ALL:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join([program_name(), *(sys.argv[1:] if argv is None else argv)])
-    if is_detector_model or (args.config and is_detection_config(args.config)):
+    is_detector_export = is_detector_model or bool(args.config and is_detection_config(args.config))
+    if is_detector_export:
         export, describe = _detector_exporter(args, command), _describe_detections
     else:
         export, describe = _classifier_exporter(args, command), _describe_logits
     if args.format == ALL:
-        _export_all(export, args)
+        _export_all(export, DETECTOR_FORMATS if is_detector_export else FORMATS.names(), args)
         return
     precision = args.precision or FLOAT32
     exported = export(args.format, precision, expand_path(args.output))
@@ -79,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(_format_comparison(comparison, precision))
 
 
-def _export_all(export: ExportVariant, args: argparse.Namespace) -> None:
-    """Export in every format, and print a table."""
-    variants = collection_variants([args.precision] if args.precision else PRECISIONS)
+def _export_all(export: ExportVariant, formats: Sequence[str], args: argparse.Namespace) -> None:
+    """Export in all of these formats, and print a table."""
+    variants = collection_variants(formats, [args.precision] if args.precision else PRECISIONS)
 
     def report(variant: Variant) -> None:
         outcome = variant.problem or f"{variant.bytes / 1e6:.2f} MB"
@@ -213,7 +214,7 @@ def _classifier_exporter(args: argparse.Namespace, command: str) -> ExportVarian
             any_size=args.any_size,
             images=images,
             name=net.name,
-            precision=None if precision == FLOAT32 else _precision_settings(net, precision, args),
+            precision=None if precision == FLOAT32 else _precision_settings(net, format, precision, args),
             command=command,
             multi_label=net.multi_label,
         )
@@ -318,7 +319,7 @@ def _describe_export(exported: ExportedNetwork) -> str:
 
 
 def _precision_settings(
-    net: PretrainedClassifier, precision: str, args: argparse.Namespace
+    net: PretrainedClassifier, format: str, precision: str, args: argparse.Namespace
 ) -> PrecisionSettings:
     """Choose calibration and comparison images: the config's dataset, or, if it is missing, a folder of images."""
     limits = {
@@ -327,7 +328,7 @@ def _precision_settings(
         "reduce_range": args.reduce_range,
     }
     if precision == INT8:
-        limits |= _layer_settings(net, args)
+        limits |= _layer_settings(net, format, args)
     folder = args.calibration or (args.images if precision != INT8 else None)
     try:
         images, targets = net.labeled_images("val", args.val_images)
@@ -352,12 +353,12 @@ def _precision_settings(
     return PrecisionSettings(INT8, images, targets, calibration=calibration, **limits)
 
 
-def _layer_settings(net: PretrainedClassifier, args: argparse.Namespace) -> dict[str, Any]:
+def _layer_settings(net: PretrainedClassifier, format: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return what `PrecisionSettings` take from --float-layers and from quantization-aware training."""
     layers = args.float_layers
     if layers != AUTO:
         layers = int(layers) if layers.isdecimal() else layers.split(",")
-    learned = net.learned_int8 if get_format(args.format).selects_float_layers else None
+    learned = net.learned_int8 if get_format(format).selects_float_layers else None
     if learned and learned.weight_bits == 7 and not args.reduce_range:
         raise UsageError(f"{net.name}: was trained for weights of 7 bits: add --reduce-range")
     return {"float_layers": layers, "learned": learned}

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from fbnetv3.deploy.collection_index import Variant
 from fbnetv3.deploy.exported_folder import INDEX_FILE, ExportedNetwork, Manifest, atomic_folder
-from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, get_format
+from fbnetv3.deploy.formats.export_format import FLOAT32, get_format
 from fbnetv3.deploy.input_images import load_rgb_array, sample_classifier_images, sample_detector_images
 from fbnetv3.deploy.latency.timing import device_name, time_calls
 from fbnetv3.deploy.predictor_loading import load
@@ -30,11 +30,11 @@ ExportVariant = Callable[[str, str, Path], ExportedNetwork]
 """Exports the network in a format and a precision into a folder."""
 
 
-def collection_variants(precisions: Sequence[str]) -> list[tuple[str, str]]:
+def collection_variants(formats: Sequence[str], precisions: Sequence[str]) -> list[tuple[str, str]]:
     """Return every format with every precision that it offers, among `precisions`."""
     return [
         (name, precision)
-        for name in FORMATS.names()
+        for name in formats
         for precision in get_format(name).precisions
         if precision in precisions
     ]
@@ -117,7 +117,16 @@ def measure_predictor(predictor: Predictor, seconds: float) -> float:
 
 def format_table(variants: Sequence[Variant], style: str = "plain") -> str:
     """Format a row for each variant: size, accuracy and speed, or why it was not exported."""
-    headers = ["format", "precision", "size", "difference", "float32", "accuracy", "agreement", "ms"]
+    headers = [
+        "format",
+        "precision",
+        "size",
+        "difference",
+        "float32 accuracy",
+        "accuracy",
+        "agreement",
+        "ms",
+    ]
     rows = [
         [
             variant.format,

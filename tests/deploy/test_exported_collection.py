@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fbnetv3.deploy import PrecisionSettings, export_classifier, load
+from fbnetv3.deploy import FORMATS, PrecisionSettings, export_classifier, load
 from fbnetv3.deploy.collection_index import Variant, read_index
 from fbnetv3.deploy.exported_collection import collection_variants, export_collection, format_table
 from fbnetv3.deploy.exported_folder import read_manifest
@@ -152,7 +152,7 @@ def test_a_corrupt_index(text, tmp_path):
 
 
 def test_variants_and_folders():
-    variants = collection_variants(["float32", "int8"])
+    variants = collection_variants(FORMATS.names(), ["float32", "int8"])
     assert {
         ("onnx", "float32"),
         ("onnx", "int8"),

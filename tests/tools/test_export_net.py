@@ -147,3 +147,16 @@ def test_wrong_calls_of_classify_are_one_line(model, image, code, message, tool)
     ran = tool("classify", model, image)
     assert (ran.code, ran.err.count("\n")) == (code, 1), ran.err
     assert message in ran.err
+
+
+def test_all_formats(tool, tmp_path, monkeypatch):
+    """int8 is calibrated for each format; here, for one."""
+    monkeypatch.setattr("fbnetv3.commands.export.FORMATS.names", lambda: ["onnx"])
+    ran = tool("export_net", *MODEL, "--format", "all", "--val-images", "200", "--output", tmp_path / "all")
+    assert ran.code == 0, ran.err
+    header, float32, int8 = ran.out.splitlines()[-3:]
+    assert header.split()[:3] == ["format", "precision", "size"]
+    assert float32.split()[:2] == ["onnx", "float32"] and int8.split()[:2] == ["onnx", "int8"]
+    assert int8.split()[-2] == "100.00%"  # agreement, before ms
+    assert (tmp_path / "all" / "onnx_int8" / "model.onnx").exists()
+    assert "onnx_int8: 0." in ran.err
