@@ -112,8 +112,8 @@ PREREQUISITES = {
     ],
     "machines.md": [SPLIT],
     "search.md": [SPLIT],
+    "int8.md": ["python tools/train_net.py --config configs/cifar10/fbnetv3_a0.yaml"],
     "deploy.md": [
-        "python tools/train_net.py --config configs/cifar10/fbnetv3_a0.yaml",
         "python tools/export_net.py --config configs/coco/coco128_fbnetv3_a_C4.yaml --format onnx"
         " --weights output/coco128/model_final.pth --output exported/coco128",
     ],

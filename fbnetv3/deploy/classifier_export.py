@@ -39,7 +39,7 @@ from fbnetv3.deploy.formats.quantization import (
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
-from fbnetv3.deploy.runtime_choice import relative_difference
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.files import expand_path
 

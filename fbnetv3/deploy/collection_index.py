@@ -18,7 +18,7 @@ class Variant:
     precision: str
     problem: str = ""  # why it was not exported
     bytes: int = 0  # of the model
-    difference: float | None = None  # largest, of float32 from the network; see `largest_difference`
+    difference: float | None = None  # see `largest_difference`
     before: float | None = None  # top-1 or AP of float32, in percent, if it was measured
     after: float | None = None  # top-1 or AP of this precision
     agreement: float | None = None  # of this precision with float32, in percent

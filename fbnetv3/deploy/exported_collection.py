@@ -97,12 +97,14 @@ def _describe(network: ExportedNetwork) -> Variant:
 
 
 def largest_difference(manifest: Manifest) -> float | None:
-    """Return by how much the float32 export differs from the network; None if it was not run.
+    """Return by how much a float32 export differs from the network, and one of lower precision from float32.
 
-    For classifiers, it is the largest difference of a logit relative to the image's largest logit, for detectors that
-    of a box, in pixels.
+    For classifiers, it is the largest difference of a logit relative to the image's largest logit, for detectors in
+    float32 that of a box, in pixels. It is None if it was not measured.
     """
     check = manifest.verification
+    if manifest.precision != FLOAT32:
+        return check.get(manifest.precision, {}).get("largest_relative_difference")
     return check.get("largest_relative_difference", check.get("largest_box_difference"))
 
 

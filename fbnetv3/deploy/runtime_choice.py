@@ -19,6 +19,7 @@ from fbnetv3.deploy.input_images import (
     sample_detector_images,
 )
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import MissingPackageError, UsageError, suggest
 
 T = TypeVar("T")
@@ -151,13 +152,3 @@ def _run_network(predictor: Any, batch: int) -> None:
         return
     side = predictor.preprocessing.resolution
     predictor.runtime.run(np.zeros((batch, predictor.preprocessing.channels, side, side), np.float32))
-
-
-def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference of logits (N, classes), relative to the image's largest expected logit.
-
-    It is NaN if any logit is NaN.
-    """
-    # Images whose logits are all 0 are compared absolutely
-    scale = np.abs(expected).max(axis=1, keepdims=True)
-    return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

@@ -13,10 +13,10 @@ from torch import nn
 import fbnetv3
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy import FORMATS, export_classifier, load
-from fbnetv3.deploy.classifier_export import relative_difference
 from fbnetv3.deploy.formats.export_format import get_format
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.torch_export_format import TorchExportFormat
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UnknownNameError, UsageError
 from tests.pages import ROOT
 

@@ -50,7 +50,7 @@ def test_every_export_is_in_the_index_and_the_table(collection):
     onnx, int8, archive = variants
     # Its manifest has the same figures
     check = json.loads((folder / "onnx_int8" / "manifest.json").read_text())["verification"]
-    assert int8.difference == check["largest_relative_difference"] < 1e-4
+    assert onnx.difference < 1e-4 < int8.difference == check["int8"]["largest_relative_difference"] < 0.3
     assert (int8.before, int8.after) == (check["int8"]["top1_float32"], check["int8"]["top1_int8"])
     assert int8.agreement == check["int8"]["agreement"]
     assert int8.bytes == (folder / "onnx_int8" / "model.onnx").stat().st_size < 0.5 * onnx.bytes

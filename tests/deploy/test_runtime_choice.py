@@ -9,7 +9,8 @@ import pytest
 
 from fbnetv3.deploy import load
 from fbnetv3.deploy.latency.benchmark import measure_exported
-from fbnetv3.deploy.runtime_choice import choose_fastest, relative_difference
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
+from fbnetv3.deploy.runtime_choice import choose_fastest
 from fbnetv3.errors import MissingPackageError, UsageError
 
 

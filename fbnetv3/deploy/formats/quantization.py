@@ -27,6 +27,7 @@ from fbnetv3.deploy.int8.layer_sensitivity import (
     most_sensitive,
 )
 from fbnetv3.deploy.predictors.classifier_predictor import DEFAULT_THRESHOLD, ClassifierPredictor
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import DataError, ExportError, UsageError
 from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
 from fbnetv3.utils.text import evenly_spaced, first_few
@@ -174,7 +175,8 @@ def reduce_and_compare(
             export_format.write(program, path)
         _replace_file(program, path, export_format, float32_predictor, settings, float_layers)
         reduced = replace(float32_predictor, runtime=export_format.open(path, precision))
-        comparison = settings.compare(float32_logits, reduced.logits(settings.images), multi_label)
+        logits = reduced.logits(settings.images)
+        comparison = settings.compare(float32_logits, logits, multi_label)
         violation = settings.describe_violation(comparison, multi_label)
         if not violation:
             break
@@ -195,6 +197,7 @@ def reduce_and_compare(
     return {
         **comparison,
         "agreement_lower_bound": bound,
+        "largest_relative_difference": relative_difference(logits, float32_logits),
         "images": num_images,
         **counts,
         **int8_details,

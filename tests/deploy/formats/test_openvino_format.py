@@ -11,8 +11,8 @@ from torch import nn
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy import PrecisionSettings, export_classifier, load
-from fbnetv3.deploy.classifier_export import relative_difference
 from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import ExportError
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is optional: pip install '.[export]'")

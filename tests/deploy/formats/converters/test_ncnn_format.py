@@ -8,8 +8,8 @@ import torch
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy import PrecisionSettings, export_classifier, load
-from fbnetv3.deploy.classifier_export import relative_difference
 from fbnetv3.deploy.formats.converters.ncnn_format import NCNNFormat
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import ExportError
 
 pytest.importorskip("ncnn", reason="pip install 'fbnetv3[converters]'")

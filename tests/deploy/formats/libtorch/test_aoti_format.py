@@ -6,7 +6,7 @@ import torch
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy import export_classifier, load
-from fbnetv3.deploy.classifier_export import relative_difference
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import MissingPackageError, UsageError
 from tests.deploy.conftest import skip_unless_it_runs
 

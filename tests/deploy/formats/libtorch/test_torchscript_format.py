@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fbnetv3.deploy import export_classifier, load
-from fbnetv3.deploy.classifier_export import relative_difference
+from fbnetv3.deploy.predictors.logit_difference import relative_difference
 
 SHAPES = [(1, 1, 32, 32), (5, 1, 32, 32), (2, 1, 48, 40), (3, 1, 65, 33)]
 
