@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,9 @@ from fbnetv3.deploy.input_images import (
 )
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
 from fbnetv3.deploy.predictors.logit_difference import relative_difference
-from fbnetv3.errors import MissingPackageError, UsageError, suggest
+from fbnetv3.errors import ExportError, MissingPackageError, UsageError, UserError, suggest
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -61,26 +64,34 @@ def choose_fastest(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> T:
-    """Open all candidates whose packages are installed, and return the fastest of those that agree with the first.
+    """Open all candidates that run on this machine, and return the fastest of those that agree with the first of them.
 
     Args:
-        openers: functions that open the candidates, by name; the first is the reference.
+        openers: functions that open the candidates, by name; the first that runs is the reference.
         agrees: whether the outputs of a candidate, the first argument, are those of the reference.
         runs: the calls to time, of which each counts the same: the product of their times decides.
         clock: time in seconds.
 
     Raises:
         MissingPackageError: no candidate's package is installed.
+        ExportError: no candidate runs on this processor.
     """
     candidates = []
-    missing: list[MissingPackageError] = []
-    for open_candidate in openers.values():
+    problems: list[UserError] = []
+    for name, open_candidate in openers.items():
         try:
-            candidates.append(open_candidate())
+            candidate = open_candidate()
+            if len(openers) > 1:
+                runs[0](candidate)
         except MissingPackageError as error:
-            missing.append(error)
+            problems.append(error)
+        except ExportError as error:
+            logger.warning(f"{name} is not used: {error}")
+            problems.append(error)
+        else:
+            candidates.append(candidate)
     if not candidates:
-        raise missing[0]
+        raise problems[0]
     reference, *others = candidates
     candidates = [reference, *(candidate for candidate in others if agrees(candidate, reference))]
     if len(candidates) == 1:

@@ -11,7 +11,7 @@ from fbnetv3.deploy import load
 from fbnetv3.deploy.latency.benchmark import measure_exported
 from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.deploy.runtime_choice import choose_fastest
-from fbnetv3.errors import MissingPackageError, UsageError
+from fbnetv3.errors import ExportError, MissingPackageError, UsageError
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def choose(seconds, wrong=(), missing=()):
+def choose(seconds, wrong=(), missing=(), failing=()):
     """Choose among candidates by name, whose calls take these seconds in turn."""
     clock = Clock()
     times = {name: itertools.cycle(values) for name, values in seconds.items()}
@@ -38,10 +38,12 @@ def choose(seconds, wrong=(), missing=()):
         return open_candidate
 
     def run(name):
+        if name in failing:
+            raise ExportError("returned logits of 0 instead of 1 images")
         clock.now += next(times[name])
 
     def agrees(name, reference):
-        assert reference == next(each for each in seconds if each not in missing)
+        assert reference == next(each for each in seconds if each not in {*missing, *failing})
         return name not in wrong
 
     return choose_fastest({name: opener(name) for name in seconds}, agrees, [run], clock=clock)
@@ -84,6 +86,13 @@ def test_missing_packages():
     assert choose({"own": [1.0], "other": [2.0]}, missing={"own"}) == "other"
     with pytest.raises(MissingPackageError, match="pip install own"):
         choose({"own": [1.0], "other": [2.0]}, missing={"own", "other"})
+
+
+def test_what_does_not_run_on_this_processor_is_left_out(caplog):
+    assert choose({"own": [0.1], "other": [2.0], "third": [1.0]}, failing={"own"}) == "third"
+    assert caplog.messages == ["own is not used: returned logits of 0 instead of 1 images"]
+    with pytest.raises(ExportError, match="0 instead of 1 images"):
+        choose({"own": [1.0], "other": [2.0]}, failing={"own", "other"})
 
 
 def test_onnx_files_run_in_openvino(exported, held_out):

@@ -25,6 +25,8 @@ from fbnetv3.deploy.formats.export_format import (
 )
 from fbnetv3.deploy.formats.onnx_format import write_onnx
 from fbnetv3.deploy.process_local import ProcessLocal
+from fbnetv3.errors import ExportError
+from fbnetv3.utils.text import one_line
 
 FLOAT32_ARITHMETIC = "openvino-float32"
 """Runtime that computes in float32, with weights in bfloat16."""
@@ -170,7 +172,17 @@ class OpenVinoRuntime:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
-        return self._model.get().run(batch)
+        try:
+            logits = self._model.get().run(batch)
+        except RuntimeError as error:
+            raise ExportError(f"{self.name} cannot run this network: {one_line(error)}") from error
+        # Without AVX-512, OpenVINO 2026.4 computes nothing in bfloat16, and rarely reports an error
+        if len(logits) != len(batch):
+            raise ExportError(
+                f"{self.name} returned logits of {len(logits)} instead of {len(batch)} images: this processor cannot "
+                f"compute in {self.precision}; use runtime {FLOAT32_ARITHMETIC!r} or a float32 export"
+            )
+        return logits
 
     def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
         """Return all outputs for the one input, which is called `input_name`."""

@@ -1,6 +1,9 @@
 """OpenVINO's files, and OpenVINO as a runtime: it computes in the type that was asked for, and only in that."""
 
+import os
 import pickle
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -76,6 +79,42 @@ def test_auto_computes_in_float32_where_bfloat16_is_slow(digits, held_out, input
 
     monkeypatch.setattr(OpenVinoRuntime, "run", run_slowly)
     assert (load(folder, "auto").runtime.run(inputs) == in_float32).all()
+
+
+MASKED = """
+import sys
+import numpy as np
+from fbnetv3.deploy import load
+from fbnetv3.errors import ExportError
+folder, inputs, outputs = sys.argv[1:]
+batch = np.load(inputs)
+np.save(outputs, load(folder, "auto").runtime.run(batch))
+try:
+    print(len(load(folder).runtime.run(batch)))
+except ExportError as error:
+    print(error)
+"""
+
+
+def test_too_few_results_are_an_error(exported, inputs, monkeypatch):
+    runtime = load(exported("openvino")).runtime
+    monkeypatch.setattr(runtime._model.get(), "run", lambda batch: np.zeros((0, 10), np.float32))
+    with pytest.raises(
+        ExportError, match=r"openvino .* returned logits of 0 instead of 3 images: .* 'openvino-float32'"
+    ):
+        runtime.run(inputs[:3])
+
+
+def test_auto_on_processors_without_bfloat16(digits, held_out, inputs, expected, tmp_path):
+    """There, OpenVINO 2026.4 fails or returns empty arrays: both are errors, and `auto` computes in float32."""
+    folder = export(digits, tmp_path / "out", PrecisionSettings("bfloat16", *held_out)).folder
+    np.save(tmp_path / "inputs.npy", inputs)
+    done = subprocess.run(
+        [sys.executable, "-c", MASKED, folder, tmp_path / "inputs.npy", tmp_path / "outputs.npy"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert relative_difference(np.load(tmp_path / "outputs.npy"), expected) < 20 * BFLOAT16_ROUNDING
+    assert any(text in done.stdout for text in (str(len(inputs)), "instead of", "cannot run this network"))
 
 
 @pytest.mark.parametrize("reduce_range", [False, True])
