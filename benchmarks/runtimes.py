@@ -6,12 +6,15 @@ BatchNorm statistics of the images; agreement is the share of images for which a
 """
 
 import argparse
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +104,8 @@ def export_sides(network, model, images, folder):
     import fbnetv3
     from fbnetv3.data import Preprocessing
     from fbnetv3.deploy import PrecisionSettings, export_classifier, load
+    from fbnetv3.deploy.collection_index import Variant
+    from fbnetv3.deploy.exported_folder import INDEX_FILE
     from fbnetv3.errors import MissingPackageError
 
     ours = fbnetv3.create_model(arch_name(network))
@@ -108,6 +113,9 @@ def export_sides(network, model, images, folder):
     photos = sample_images(images)
     half = photos[: len(photos) // 2][:MAX_CALIBRATION]
     others = photos[len(photos) // 2 :][:16]
+    variants = {
+        name: Variant(export_format, precision) for name, (export_format, _, precision) in SIDES.items()
+    }
     for name, (export_format, _, precision) in SIDES.items():
         settings = None
         if precision != "float32":
@@ -119,19 +127,21 @@ def export_sides(network, model, images, folder):
                 ours.eval(),
                 Preprocessing(PIXELS, PIXELS),
                 [str(index) for index in range(1000)],
-                folder / network / name,
+                folder / network / variants[name].folder,
                 format=export_format,
                 precision=settings,
                 tolerance=TOLERANCE,
             )
         except MissingPackageError as error:
             print(f"{network}, {name}: left out: {error}")
+    exported = {name: v for name, v in variants.items() if (folder / network / v.folder).exists()}
+    # A collection of what --mask affects
+    index = [vars(variant) for variant in exported.values() if variant.format == "openvino"]
+    (folder / network / INDEX_FILE).write_text(json.dumps({"device": "", "variants": index}))
     predictors = {
-        name: load(folder / network / name, runtime)
-        for name, (_, runtime, _) in SIDES.items()
-        if (folder / network / name).exists()
+        name: load(folder / network / variant.folder, SIDES[name][1]) for name, variant in exported.items()
     }
-    predictors[AUTO] = load(folder / network / "onnxruntime", AUTO)
+    predictors[AUTO] = load(folder / network / "onnx", AUTO)
     return predictors
 
 
@@ -192,21 +202,27 @@ def run_masked(name, folder, rounds):
 
 
 def measure_masked(name, folder, rounds):
-    """Print the time of one image in OpenVINO for each precision, and what `auto` chooses for bfloat16."""
+    """Compare every precision with float32, and what `load` chooses among all of them."""
     from fbnetv3.deploy import load
+    from fbnetv3.deploy.collection_index import read_index
+    from fbnetv3.errors import ExportError
 
-    images = np.random.default_rng(0).standard_normal((1, 3, PIXELS, PIXELS), np.float32)
     folder = Path(folder)
-    predictors = {
-        side: load(folder / side, runtime)
-        for side, (_, runtime, _) in SIDES.items()
-        if "openvino" in side and (folder / side).exists()
-    }
-    predictors["bfloat16 folder, auto"] = load(folder / "openvino bfloat16", AUTO)
-    calls = {side: lambda p=predictor: p.runtime.run(images) for side, predictor in predictors.items()}
-    seconds = take_turns(calls, rounds)
-    times = ", ".join(f"{side} {1e3 * np.median(values):.1f} ms" for side, values in seconds.items())
-    print(f"{folder.name}, one image, {name}: {times}", flush=True)
+    predictors = {variant.precision: load(folder / variant.folder) for variant in read_index(folder)}
+    chosen = load(folder).runtime
+    for batch in BATCHES:
+        images = np.random.default_rng(0).standard_normal((batch, 3, PIXELS, PIXELS), np.float32)
+        calls = {}
+        for precision, predictor in predictors.items():
+            with contextlib.suppress(ExportError):  # the processor cannot compute in bfloat16
+                predictor.runtime.run(images)
+                calls[precision] = partial(predictor.runtime.run, images)
+        calls[AUTO] = partial(chosen.run, images)
+        seconds = take_turns(calls, rounds)
+        for precision in calls:
+            report = summarize({"fbnetv3": seconds[precision], "peer": seconds["float32"]})
+            title = f"{folder.name} at {PIXELS}, batch {batch}, OpenVINO {name}, {precision}"
+            report_comparison(title, report, 1.0 if precision == AUTO else None, "float32")
 
 
 if __name__ == "__main__":

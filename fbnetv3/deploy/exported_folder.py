@@ -9,7 +9,6 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -134,11 +133,8 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
         "python": platform.python_version(),
         "fbnetv3": fbnetv3.__version__,
         "torch": torch.__version__,
+        **get_format(format).package_versions(),
     }
-    for package in get_format(format).packages:
-        # onnxruntime may be installed as onnxruntime-gpu
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
     manifest = Manifest(format=format, files=files, versions=versions, **fields)
     write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest

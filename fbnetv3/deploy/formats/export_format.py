@@ -9,6 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -88,6 +89,15 @@ class ExportFormat(ABC):
         for package in self.packages:
             with require_packages(package):
                 import_module(package)
+
+    def package_versions(self) -> dict[str, str]:
+        """Return the versions of the format's packages, for the manifest."""
+        versions = {}
+        for package in self.packages:
+            # onnxruntime may be installed as onnxruntime-gpu
+            with contextlib.suppress(PackageNotFoundError):
+                versions[package] = version(package)
+        return versions
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Copy a network for export: fold BatchNorm and replace what the format cannot represent."""

@@ -7,7 +7,12 @@ import shutil
 from pathlib import Path
 
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat
-from fbnetv3.deploy.web.browser_runtime import copy_browser_runtime, fetch_browser_runtime
+from fbnetv3.deploy.web.browser_runtime import (
+    PACKAGE,
+    browser_runtime_version,
+    copy_browser_runtime,
+    fetch_browser_runtime,
+)
 from fbnetv3.errors import ExportError
 
 PAGE_FOLDER = Path(__file__).resolve().parent.parent / "web" / "page"
@@ -29,6 +34,10 @@ class WebFormat(OnnxFormat):
         """Import the packages for ONNX, and fetch ONNX Runtime for browsers."""
         super().import_packages()
         fetch_browser_runtime()
+
+    def package_versions(self) -> dict[str, str]:
+        """Return the versions of the packages, and that of ONNX Runtime for browsers."""
+        return {**super().package_versions(), PACKAGE: browser_runtime_version()}
 
     def add_files(self, folder: Path) -> None:
         """Add the page, its JavaScript, and ONNX Runtime for browsers."""

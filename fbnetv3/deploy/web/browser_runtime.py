@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ GPU_FILES = (
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
 _FOLDER = "dist"  # of the files in the package
+_PACKAGE_FILE = "package.json"
 _TIMEOUT = 600.0  # seconds
 
 
@@ -56,6 +58,18 @@ def fetch_browser_runtime() -> Path:
             f"{archive}: SHA-256 is {actual}, expected {SHA256}; the file was deleted: try again"
         )
     return archive
+
+
+def browser_runtime_version() -> str:
+    """Return the version of the package, "unknown" if a folder without its package.json was named."""
+    source = fetch_browser_runtime()
+    if source.is_dir():
+        path = source / _PACKAGE_FILE
+        return str(json.loads(path.read_text())["version"]) if path.is_file() else "unknown"
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / _PACKAGE_FILE
+        _copy_from_archive(source, Path(temporary), [_PACKAGE_FILE], "package")
+        return str(json.loads(path.read_text())["version"])
 
 
 def copy_browser_runtime(folder: Path, *, with_gpu: bool) -> None:
@@ -103,12 +117,14 @@ def _copy_from_folder(source: Path, folder: Path, names: Sequence[str]) -> None:
         shutil.copyfile(inner / name, folder / name)
 
 
-def _copy_from_archive(source: Path, folder: Path, names: Sequence[str]) -> None:
+def _copy_from_archive(
+    source: Path, folder: Path, names: Sequence[str], inner: str = f"package/{_FOLDER}"
+) -> None:
     try:
         with tarfile.open(source) as archive:
             available = set(archive.getnames())
             for name in names:
-                member = f"package/{_FOLDER}/{name}"
+                member = f"{inner}/{name}"
                 if member not in available:
                     raise _missing_file(source / name)
                 content = archive.extractfile(member)

@@ -10,6 +10,7 @@ from fbnetv3.deploy.web.browser_runtime import (
     CPU_FILES,
     GPU_FILES,
     VERSION,
+    browser_runtime_version,
     copy_browser_runtime,
     fetch_browser_runtime,
 )
@@ -26,10 +27,11 @@ def cache(tmp_path, monkeypatch):
 
 def write_archive(path, names):
     with tarfile.open(path, "w:gz") as archive:
-        for name in names:
-            entry = tarfile.TarInfo(f"package/dist/{name}")
-            entry.size = len(name)
-            archive.addfile(entry, io.BytesIO(name.encode()))
+        contents = {f"dist/{name}": name for name in names} | {"package.json": '{"version": "9.8.7"}'}
+        for name, text in contents.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
     return path
 
 
@@ -49,12 +51,17 @@ def test_a_package_that_the_user_names(tmp_path, monkeypatch):
     assert {path.name: path.read_text() for path in (tmp_path / "runtime").iterdir()} == {
         name: name for name in CPU_FILES
     }
+    assert browser_runtime_version() == "9.8.7"
     # The folder node_modules/onnxruntime-web has the same layout
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter="data")
     monkeypatch.setenv("FBNETV3_ONNXRUNTIME_WEB", str(tmp_path / "package"))
     copy_browser_runtime(tmp_path / "both", with_gpu=True)
     assert {path.name for path in (tmp_path / "both").iterdir()} == {*CPU_FILES, *GPU_FILES}
+    assert browser_runtime_version() == "9.8.7"
+    monkeypatch.setenv("FBNETV3_ONNXRUNTIME_WEB", str(tmp_path / "package" / "dist"))
+    copy_browser_runtime(tmp_path / "files", with_gpu=False)
+    assert browser_runtime_version() == "unknown"
 
 
 def test_a_package_without_a_file(tmp_path, monkeypatch):
@@ -102,5 +109,6 @@ def test_it_is_fetched_once(cache, browser_runtime, tmp_path, monkeypatch):
     assert fetch_browser_runtime() == archive
     copy_browser_runtime(tmp_path / "runtime", with_gpu=True)
     assert (tmp_path / "runtime" / "ort.wasm.min.mjs").read_bytes().startswith(b"/*!\n * ONNX Runtime Web")
+    assert browser_runtime_version() == VERSION
     size = sum(path.stat().st_size for path in (tmp_path / "runtime").iterdir())
     assert size == pytest.approx(41e6, rel=0.02)
