@@ -102,13 +102,26 @@ def _open_in_float32(path: Path, precision: str) -> OpenVinoRuntime:
     return OpenVinoRuntime(path, FLOAT32)
 
 
-def read_graph(path: Path) -> Any:
-    """Read a graph (.xml or .onnx) as an `openvino.Model`, which no longer depends on the file."""
+def _create_core() -> Any:
     with require_packages("openvino"):
         import openvino
     core = openvino.Core()
-    # Weights would be mapped into memory, and change when their file is replaced
+    # Otherwise weights are mapped into memory, and change when their file is replaced
     core.set_property({"ENABLE_MMAP": False})
+    # Load the plugin
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
+
+
+# A single one, which lives as long as the process. The CPU plugin of each core sets a stack for signal handlers, and
+# restores the former when it is destroyed. Of two, the first to go frees the stack that the second restores: the next
+# signal that Python handles, such as SIGTERM, is a segmentation fault (OpenVINO 2026.4)
+_core: ProcessLocal[Any] = ProcessLocal(_create_core)
+
+
+def read_graph(path: Path) -> Any:
+    """Read a graph (.xml or .onnx) as an `openvino.Model`, which no longer depends on the file."""
+    core = _core.get()
     with as_export_error(f"{path}: {runtime_name()} cannot read it; export it again"):
         return core.read_model(str(path))
 
@@ -209,8 +222,6 @@ class _CompiledModel:
         self._requests = threading.local()
 
     def _compile(self, num_streams: int) -> Any:
-        import openvino
-
         path, precision = self._arguments
         settings = {
             "NUM_STREAMS": num_streams,
@@ -218,7 +229,7 @@ class _CompiledModel:
             "INFERENCE_PRECISION_HINT": _COMPUTE_TYPES[precision],
         }
         with as_export_error(f"{path}: {runtime_name()} cannot compile it"):
-            return openvino.Core().compile_model(self._graph, "CPU", settings)
+            return _core.get().compile_model(self._graph, "CPU", settings)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         if self._num_threads == 1 or len(batch) < self._num_threads or not self._any_batch:
