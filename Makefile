@@ -11,6 +11,8 @@ PIP_ARGS ?=
 DEMO := output/demo
 # Parallel test processes, with one thread each
 TEST_WORKERS ?= 2
+# Without restarts: after a crash, pytest-xdist 3.8 may wait forever for tests of the replaced process
+PARALLEL = -n $(TEST_WORKERS) --max-worker-restart 0
 
 .PHONY: setup chromium demo demo-detection test commands converters harden lint format docs notebook clean
 
@@ -44,17 +46,17 @@ demo-detection: $(STAMP)
 
 # Ends with the coverage of each file in fbnetv3/ that is not fully covered
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/test_commands.py \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --dist loadfile --ignore tests/test_commands.py \
 	    --cov=fbnetv3 --cov-report=term:skip-covered --cov-fail-under=90
 
 # Every command in the README and docs, shortened
 commands: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_commands.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) tests/test_commands.py
 
 # The export formats whose packages `make setup` leaves out. Their tests are skipped without them
 CONVERTERS_STAMP := $(VENV)/converters.stamp
 converters: $(CONVERTERS_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/deploy \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --dist loadfile tests/deploy \
 	    -k "converters or litert or coreml or ncnn or openvino"
 
 $(CONVERTERS_STAMP): $(STAMP)

@@ -21,7 +21,7 @@ from measure import report_value
 from fbnetv3.utils.plotting import new_figure, save_figure
 
 GOALS = {1: 0.6, 16: 0.7}  # share of the peak, by batch size
-COLORS = {"1x1": "blue", "depthwise": "orange", "stem": "green", "squeeze": "purple", "other": "gray"}
+COLORS = {"1x1": "blue", "depthwise": "orange", "stem": "green", "squeeze": "purple"}
 WARMUP_RUNS = 3
 
 
@@ -123,12 +123,15 @@ def profile_layers(file, folder, rounds):
 
 
 def count_work(arguments):
-    """Return kind, floating-point operations and bytes of a layer, from the shapes in its profile."""
+    """Return kind, floating-point operations and bytes of a layer, from the shapes in its profile.
+
+    The kind of a convolution is its shape, that of other layers their operator.
+    """
     inputs = [next(iter(shape.values())) for shape in arguments["input_type_shape"] if shape]
     outputs = [next(iter(shape.values())) for shape in arguments["output_type_shape"] if shape]
     traffic = 4 * sum(int(np.prod(shape)) for shape in (*inputs, *outputs))
     if arguments["op_name"] != "Conv":
-        return "other", 0, traffic
+        return arguments["op_name"], 0, traffic
     (_, channels, height, _), weight = inputs[:2]
     flops = 2 * int(np.prod(outputs[0])) * int(np.prod(weight[1:]))
     if height == 1:
@@ -140,14 +143,18 @@ def count_work(arguments):
 
 def print_table(layers, peak, bandwidth):
     """Print GFLOP/s by layer kind, its share of the peak, and the limit from arithmetic and traffic over the time."""
-    print("\nkind        layers      ms   GFLOP/s   share of the peak   share of the roofline")
-    for kind in dict.fromkeys(layer.kind for layer in layers):
-        group = [layer for layer in layers if layer.kind == kind]
+    print(
+        "\nkind              layers      ms   us each   GFLOP/s   share of the peak   share of the roofline"
+    )
+    kinds = dict.fromkeys(layer.kind for layer in layers)
+    groups = [[layer for layer in layers if layer.kind == kind] for kind in kinds]
+    for group in sorted(groups, key=lambda group: -sum(layer.seconds for layer in group)):
         seconds = sum(layer.seconds for layer in group)
         limit = sum(max(layer.flops / peak, layer.traffic / bandwidth) / 1e9 for layer in group)
         rate = sum(layer.flops for layer in group) / seconds / 1e9
         print(
-            f"{kind:10} {len(group):7} {1e3 * seconds:7.2f} {rate:9.1f} {rate / peak:16.2f} {limit / seconds:20.2f}"
+            f"{group[0].kind:16} {len(group):7} {1e3 * seconds:7.2f} {1e6 * seconds / len(group):9.1f} {rate:9.1f} "
+            f"{rate / peak:16.2f} {limit / seconds:20.2f}"
         )
 
 

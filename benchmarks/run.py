@@ -95,8 +95,7 @@ BENCHMARKS = {
         "Server",
         "`fbnetv3 serve` against its predictor without HTTP, on 127.0.0.1. The digits network takes so little time "
         "that HTTP dominates; FBNetV3-B at 224 pixels, with photos of 500 x 375 pixels, is the case of the goal. The "
-        "client shares the machine with the server; CPU time is that of the server alone. Other work was running, "
-        "which slows both sides and affects CPU time least.",
+        "client shares the machine with the server; CPU time is that of the server alone.",
         ("--per-request", "1", "8"),
         threads=1,
     ),
@@ -104,12 +103,12 @@ BENCHMARKS = {
         "runtimes.py",
         "Runtimes",
         "Exported networks at 224 pixels against timm's in torch, the same random weights with BatchNorm "
-        "statistics of photos. All sides take turns in one process, on a busy machine. Milliseconds are CPU "
-        "time of one thread. *auto* is `load(folder, 'auto')` of the ONNX export. The classes of an untrained "
-        "network are close calls. This "
-        "processor has AVX512-BF16 and VNNI, but no AMX: bfloat16 is slower than float32, and int8 comes "
-        "closest to the goal for bfloat16.",
-        ("--rounds", "3", "--images", "{photos}"),
+        "statistics of photos. All sides take turns in one process. Milliseconds are CPU time of one thread. *auto* is "
+        "`load(folder, 'auto')` of the ONNX export. The classes of an untrained network are close calls. Lower "
+        "precisions depend on the processor: this one has AVX512-BF16 and VNNI, but no AMX, and bfloat16 is slower "
+        "than float32. OpenVINO was also kept from using these instructions; *auto* is then `load` of the three "
+        "exports for OpenVINO, which chooses the fastest.",
+        ("--rounds", "7", "--mask", "--images", "{photos}"),
         threads=1,
         inputs={"photos": "folder of photos"},
     ),
