@@ -83,7 +83,7 @@ def _read_all(
             errors.append(str(error))
     if len(digests) < _MIN_READABLE * len(images):
         raise DataError(
-            f"only {len(digests)} of {len(images)} images to {purpose} int8 on can be read, which is too few: "
+            f"only {len(digests)} of {len(images)} images to {purpose} on can be read, which is too few: "
             f"{errors[-1]}"
         )
     return digests

@@ -39,7 +39,7 @@ def test_corrupt_images_are_skipped(caplog):
 def test_too_few_readable_images():
     assert select_images([], [1, -1], read).comparison == [0]
     with pytest.raises(
-        DataError, match="only 1 of 3 images to compare int8 on can be read, which is too few: -2"
+        DataError, match="only 1 of 3 images to compare on can be read, which is too few: -2"
     ):
         select_images([], [1, -1, -2], read)
 
