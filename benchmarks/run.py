@@ -78,15 +78,18 @@ BENCHMARKS = {
         "inference.py",
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
-        "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks run "
-        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G, they would need "
-        "90% of the machine's peak matrix-multiplication throughput at batch 1, and more than the peak at batch 16.",
+        "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export, in ONNX Runtime; *auto*: "
+        "`deploy.load` with `runtime='auto'`, which takes OpenVINO where that is faster. timm's networks run "
+        "unchanged; OpenVINO runs the same ONNX file.",
     ),
     "roofline": Benchmark(
         "roofline.py",
         "Distance to the limit",
         "GFLOP/s of the deployed FBNetV3-B over the machine's peak in matrix products, measured in the same run; and "
-        "for one image, each kind of layer.",
+        "for one image, each kind of layer and operator. No layer can be faster than its arithmetic and its memory "
+        "traffic allow; the last lines say what would remain if all layers were at that limit. ONNX Runtime computes "
+        "convolutions in a blocked layout and the products of the squeeze-and-excite gates in the plain one; each "
+        "change of layout (Reorder) moves a whole map.",
         ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
         figure="![Roofline of one image](roofline.png)",
     ),
