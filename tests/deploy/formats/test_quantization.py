@@ -238,9 +238,7 @@ def test_corrupt_images_are_skipped_and_counted(tiny, int8, export, tmp_path, ca
 
 def test_too_many_corrupt_images_are_an_error(tiny, int8, export, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
-    with pytest.raises(
-        DataError, match=r"only 0 of 1 images to calibrate on .*torn.jpg: corrupt image"
-    ):
+    with pytest.raises(DataError, match=r"only 0 of 1 images to calibrate on .*torn.jpg: corrupt image"):
         export(tiny, replace(int8, calibration=[tmp_path / "torn.jpg"]))
 
 
