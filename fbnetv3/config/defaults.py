@@ -112,7 +112,8 @@ declare("MODEL.CHANNELS_LAST", True)
 # In distributed training, compute BatchNorm statistics over the images of all processes, so results do not depend on
 # the number of processes
 declare("MODEL.SYNC_BN", True)
-# Compile the network with torch.compile: a minute or two at the start, then faster steps
+# Compile the network with torch.compile: a minute or two at the start, then faster steps. With several processes, this
+# needs SYNC_BN False.
 declare("MODEL.COMPILE", False)
 
 # Registered name of a dataset: digits, cifar10, csv, imagefolder, imagelist, shards

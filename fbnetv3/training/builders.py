@@ -63,12 +63,29 @@ def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.devi
         # Allocating a tensor is the only reliable test of a device
         device = torch.device(name)
         if device.type == "cuda" and group.size > 1:
-            device = torch.device("cuda", group.local_rank)
+            device = torch.device("cuda", group.gpu_index)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"DEVICE {name!r} cannot be used here ({reason}): set it to auto or cpu") from None
     return device
+
+
+def synchronizes_batchnorm(cfg: CfgNode, group: ProcessGroup) -> bool:
+    """Return whether MODEL.SYNC_BN has an effect: with several processes that train the statistics.
+
+    Raises:
+        UsageError: MODEL.COMPILE is set, too.
+    """
+    # Quantization-aware training keeps the statistics constant
+    if not cfg.MODEL.SYNC_BN or group.size == 1 or cfg.QAT.ENABLED:
+        return False
+    if cfg.MODEL.COMPILE:
+        raise UsageError(
+            "MODEL.COMPILE True: torch.compile would split the network at each synchronized BatchNorm, in which "
+            "processes wait for one another; set MODEL.COMPILE or MODEL.SYNC_BN to False"
+        )
+    return True
 
 
 def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:

@@ -26,6 +26,7 @@ from fbnetv3.training.builders import (
     class_weights_from_config,
     is_multi_label,
     select_device,
+    synchronizes_batchnorm,
     teacher_fingerprint,
 )
 from fbnetv3.training.ema import ModelEMA
@@ -115,6 +116,7 @@ class ClassifierRun:
         self.run_folder = run_folder
         self.progress = progress
         self.device = select_device(cfg.DEVICE, group)
+        syncs = synchronizes_batchnorm(cfg, group)
         check_trackers(cfg.LOG.TRACKERS)
 
         # Data and network
@@ -128,8 +130,6 @@ class ClassifierRun:
         # From here on, the config has the values that fit dataset and memory
         self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
         self.cfg = cfg = self.inputs.cfg
-        # Quantization-aware training keeps the statistics constant
-        syncs = cfg.MODEL.SYNC_BN and group.size > 1 and not cfg.QAT.ENABLED
         self.model = sync_batchnorm(model, self.device) if syncs else model
         # After the norms have been replaced, and before anything collects the parameters
         self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
@@ -332,7 +332,8 @@ class ClassifierRun:
             logger.info("for %d training images%s: %s", len(inputs.train), memory, self.fitted_values)
         self._log_fine_tuning()
         if self.group.size > 1:
-            norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
+            syncs = synchronizes_batchnorm(cfg, self.group)
+            norm = "synchronized BatchNorm" if syncs else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
         if cfg.DISTILL.ARCH:
             source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
