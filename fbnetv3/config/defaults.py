@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -26,6 +26,12 @@ class ConfigKey:
     below: float | None = None  # exclusive alternative to `high`
     choices: tuple[Any, ...] = ()
     item_type: type = float  # of a list: float, which also accepts integers, or str
+    auto: bool = False  # whether an integer may be left to the program, by "auto"
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The types that a value may have."""
+        return (int, str) if self.auto else (type(self.default),)
 
     def accepts(self, value: Any) -> bool:
         """Return whether a value of the right type is allowed."""
@@ -35,6 +41,8 @@ class ConfigKey:
             return all(type(item) in (int, float) and abs(item) < math.inf for item in value)
         if self.choices:
             return value in self.choices
+        if self.auto and isinstance(value, str):
+            return value == "auto"
         # These comparisons are False for NaN
         return (
             (self.low is None or value >= self.low)
@@ -44,7 +52,9 @@ class ConfigKey:
         )
 
     def describe(self) -> str:
-        """Describe the allowed values, as in "at least 0", "in [0, 1)" or "one of 1, 3"."""
+        """Describe the allowed values, as in "at least 0", "in [0, 1)", "one of 1, 3" or "auto, or at least 0"."""
+        if self.auto:
+            return f"auto, or {replace(self, auto=False).describe()}"
         if isinstance(self.default, list):
             return f"a list of {'text' if self.item_type is str else 'finite numbers'}"
         if self.choices:
@@ -124,8 +134,13 @@ declare("DATA.ROOT", "")
 # Images of an epoch in training: uniform (each image once) or balanced (all classes equally often, by repeating images
 # of rare classes and leaving out images of frequent ones)
 declare("DATA.SAMPLING", "uniform", choices=("uniform", "balanced"))
-# Processes that load images, per training process; 0 to load in the training process
-declare("DATA.WORKERS", 2, low=0)
+# Processes that load images, per training process; 0 to load in the training process. "auto" divides the CPUs among the
+# training processes of the machine, keeps one for each of these, and uses the others, at most 16; for a GPU, at least
+# one process loads images.
+declare("DATA.WORKERS", "auto", auto=True, low=0)
+# Keep the images in the device's memory and augment them there: always, never, or auto (on a GPU, if they take at most
+# 2 GiB). Only padded crops and flips can be augmented there, and without DISTILL.CACHE; the random numbers are others.
+declare("DATA.ON_DEVICE", "auto", choices=("auto", "always", "never"))
 # Maximum number of corrupt images to skip; one more ends the run with an error that names them
 declare("DATA.MAX_CORRUPT", 0, low=0)
 

@@ -120,24 +120,25 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "") -> None:
             )
         if name not in KEYS:
             raise UsageError(f"{where}unknown key {name}: {suggest(name, KEYS)}")
-        expected_type = type(KEYS[name].default)
+        types = KEYS[name].types
         # YAML reads 1e-3 as text and 1 as an integer; literals on the command line may be tuples
-        if expected_type is float and not isinstance(value, bool):
+        if float in types and not isinstance(value, bool):
             value = parse_number(value)
             value = float(value) if isinstance(value, int) else value
-        if expected_type is list and isinstance(value, tuple):
+        if list in types and isinstance(value, tuple):
             value = list(value)
         if name == "MODEL.FREEZE" and type(value) is int:  # a number of stages
             value = str(value)
-        if type(value) is not expected_type:
-            raise UsageError(f"{where}{name} {value!r} must be {_TYPE_NAMES[expected_type]}")
+        if type(value) not in types:
+            expected = "an integer or auto" if KEYS[name].auto else _TYPE_NAMES[types[0]]
+            raise UsageError(f"{where}{name} {value!r} must be {expected}")
         section, _, key = name.rpartition(".")
         (cfg[section] if section else cfg)[key] = value
 
 
 def _parse_override(key: str, text: str) -> Any:
     """Parse an override as a Python literal unless its key holds text; anything else stays text."""
-    if key in KEYS and isinstance(KEYS[key].default, str):
+    if key in KEYS and KEYS[key].types == (str,):
         return text
     try:
         return ast.literal_eval(text)
@@ -181,6 +182,8 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     yield from _solver_contradictions(cfg.SOLVER)
     if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
         yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together; DISTILL.CACHE needs both"
+    if cfg.DISTILL.CACHE and cfg.DATA.ON_DEVICE == "always":
+        yield "DATA.ON_DEVICE always does not work with cached logits (DISTILL.CACHE): set it to never"
     for key in ("MIXUP", "CUTMIX"):
         if cfg.DISTILL.CACHE and cfg.INPUT[key]:
             yield f"INPUT.{key} {cfg.INPUT[key]} does not work with cached logits (DISTILL.CACHE): set it to 0"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fbnetv3.data.batches.batch import Batch, Sample, collate_samples
 from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.samplers import DistributedSequentialSampler, EpochSampler, Order
@@ -25,41 +27,6 @@ from fbnetv3.utils.text import describe_error
 
 TargetFunction = Callable[[int, int, int], Tensor]
 """Maps the view, index and class index of an image to its target."""
-
-
-class Batch(NamedTuple):
-    """A batch of images with their targets.
-
-    Images are float32 (N, C, H, W), or uint8 that `to` normalizes; targets are class indices (N,) or probabilities
-    (N, classes). `names` are the images' names for messages, `indices` their positions in the dataset. `errors` are the
-    messages about images that could not be read, which the batch does not contain. `preprocessing` normalizes uint8.
-    """
-
-    images: Tensor
-    targets: Tensor
-    names: list[str]
-    errors: list[str]
-    preprocessing: Preprocessing | None = None
-    indices: Sequence[int] = ()
-
-    def to(self, device: torch.device, memory_format: torch.memory_format) -> tuple[Tensor, Tensor]:
-        """Copy images and targets to a device and normalize there, so that bytes are copied rather than floats."""
-        images = self.images.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:  # float images were normalized by the transform
-            assert self.preprocessing is not None
-            images = self.preprocessing.normalize(images)
-        images = images.contiguous(memory_format=memory_format)
-        return images, self.targets.to(device, non_blocking=True)
-
-
-class Sample(NamedTuple):
-    """One transformed image; pixels and target are None if it is corrupt."""
-
-    pixels: Tensor | None
-    target: int | Tensor | None
-    name: str
-    image_index: int
-    error: str | None = None
 
 
 @dataclass(eq=False)
@@ -84,40 +51,26 @@ class TransformedDataset(Dataset):
         # The same view of the same image gets the same augmentation
         view = epoch % self.views if self.views else epoch
         repeats = [] if self.views else repeats
-        name = self.dataset.image_name(index)
         try:
             image, class_index = self.dataset[index]
             with seeded_torch(derive_seed(self.seed, view, index, *repeats)):
                 pixels = self.transform(image)
             target = self.target(view, index, class_index) if self.target else class_index
-        except CorruptImageError as error:
-            message = str(error)
-            return Sample(None, None, name, index, message if name in message else f"{name}: {message}")
-        except DataError as error:  # of the target
-            return Sample(None, None, name, index, f"{name}: {error}")
         # The main process decides whether too many images have failed; an exception here would end the worker
         except Exception as error:
-            return Sample(None, None, name, index, f"{name}: cannot be read ({describe_error(error, 120)})")
-        return Sample(pixels, target, name, index)
+            return Sample(None, None, index, self._describe(error, index))
+        return Sample(pixels, target, index)
 
-
-def _collate(preprocessing: Preprocessing | None, samples: list[Sample]) -> Batch:
-    readable = [sample for sample in samples if sample.error is None]
-    pixels = [sample.pixels for sample in readable if sample.pixels is not None]
-    # Targets are probabilities of the classes, such as a teacher's, or class indices
-    soft_targets = [sample.target for sample in readable if isinstance(sample.target, Tensor)]
-    if soft_targets:
-        targets = torch.stack(soft_targets)
-    else:
-        targets = torch.tensor([sample.target for sample in readable], dtype=torch.long)
-    return Batch(
-        torch.stack(pixels) if pixels else torch.empty(0),
-        targets,
-        names=[sample.name for sample in readable],
-        errors=[sample.error for sample in samples if sample.error is not None],
-        preprocessing=preprocessing,
-        indices=[sample.image_index for sample in readable],
-    )
+    def _describe(self, error: Exception, index: int) -> str:
+        """Return a message about an image that could not be read, with its name."""
+        name = self.dataset.image_name(index)
+        if isinstance(error, CorruptImageError) and name in str(error):
+            return str(error)
+        # Other errors in data are those of the target
+        message = (
+            str(error) if isinstance(error, DataError) else f"cannot be read ({describe_error(error, 120)})"
+        )
+        return f"{name}: {message}"
 
 
 def init_worker(_: int) -> None:
@@ -155,6 +108,24 @@ class SignalSafeLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+class BatchLoader(SignalSafeLoader):
+    """A loader of `Batch`es, which get the names of the dataset's images in this process."""
+
+    dataset: TransformedDataset
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return map(self._name_images, super().__iter__())
+
+    def read_first(self, count: int) -> Batch:
+        """Return the first images of the next epoch, read in this process; the batches stay the same."""
+        keys = itertools.islice(iter(self.sampler), count)
+        return self._name_images(self.collate_fn([self.dataset[key] for key in keys]))
+
+    def _name_images(self, batch: Batch) -> Batch:
+        batch.image_name = self.dataset.dataset.image_name
+        return batch
+
+
 def build_loader(
     dataset: ImageDataset,
     transform: Transform,
@@ -170,7 +141,7 @@ def build_loader(
     order: Order | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader:
+) -> BatchLoader:
     """Build a loader of `Batch`es. In training it shuffles, and drops an incomplete last batch.
 
     Set `loader.sampler.epoch` before each epoch of training.
@@ -179,8 +150,8 @@ def build_loader(
         dataset: the images.
         transform: function from an image to a tensor: float32, or uint8 together with `preprocessing`.
         batch_size: images per batch: over all processes in training, of each process in evaluation.
-        training: whether to shuffle, drop an incomplete last batch, and keep workers between epochs.
-        workers: number of worker processes.
+        training: whether to shuffle, and drop an incomplete last batch.
+        workers: number of worker processes. They are kept from epoch to epoch, as long as the loader.
         seed: seed of order and augmentation.
         preprocessing: preprocessing with which `Batch.to` normalizes uint8 images.
         views: number of fixed augmentations per image, used in turn; 0 for a new one in every epoch.
@@ -208,14 +179,14 @@ def build_loader(
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = DistributedSequentialSampler(length, rank, world_size)
-    return SignalSafeLoader(
+    return BatchLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,
         num_workers=workers,
         # Workers get the epoch with each index
-        persistent_workers=training and workers > 0,
-        collate_fn=partial(_collate, preprocessing),
+        persistent_workers=workers > 0,
+        collate_fn=partial(collate_samples, preprocessing),
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,

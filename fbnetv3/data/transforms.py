@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from PIL import Image
@@ -114,10 +114,24 @@ class Preprocessing:
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalize an image or a batch: uint8 (..., channels, H, W) to float32."""
         # (x / 255 - mean) / std as one multiplication and one subtraction, both in place
-        scale = [1 / (255 * s) for s in self.std]
-        shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
-        factors = torch.tensor([scale, shift], device=pixels.device)[..., None, None]
-        return pixels.to(torch.float32).mul_(factors[0]).sub_(factors[1])
+        scale, shift = _scale_and_shift(self.mean, self.std, pixels.device)
+        return pixels.to(torch.float32).mul_(scale).sub_(shift)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return 1 / (255 std) and mean / std, each (channels, 1, 1).
+
+    They are copied to a device only once: a copy from ordinary host memory waits for all that the device computes.
+    """
+    scale = [1 / (255 * s) for s in std]
+    shift = [m / s for m, s in zip(mean, std, strict=True)]
+    # Usable in any mode, whichever the first call has
+    with torch.inference_mode(False):
+        factors = torch.tensor([scale, shift], device=device)[..., None, None]
+    return factors[0], factors[1]
 
 
 def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from fbnetv3.arch import ARCHS, ArchDef, compute_cost, get_arch, load_arch_folder
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.batches.batch_augmentation import BatchAugmentation, find_unsupported
+from fbnetv3.data.batches.device_loader import DeviceLoader
+from fbnetv3.data.batches.worker_count import resolve_workers
 from fbnetv3.data.classes.class_balance import balanced_order, class_indices, class_weights
 from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
-from fbnetv3.data.loader import memory_format
+from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.transforms import Transform, evaluation_preprocessing
 from fbnetv3.errors import DataError, FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
@@ -35,6 +37,7 @@ from fbnetv3.modeling.torchvision_models import (
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
+from fbnetv3.training.evaluation.inference_precision import cast_weights, reduces_precision
 from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
 from fbnetv3.training.fine_tuning.run_length import fit_config
 from fbnetv3.training.losses import Objective, supervised_objective
@@ -53,6 +56,9 @@ from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
+
+# More images are read in every epoch even if a GPU could keep them (DATA.ON_DEVICE auto)
+_MAX_BYTES_ON_DEVICE = 2 * 2**30
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
@@ -249,6 +255,9 @@ def build_objective(
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, classes, device)
+    precision = getattr(torch, cfg.SOLVER.PRECISION)
+    if reduces_precision(device, precision):  # the trainer's autocast includes the teacher
+        cast_weights(teacher, precision)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
 
 
@@ -265,8 +274,8 @@ class Inputs:
     train: ImageDataset
     val: ImageDataset
     preprocessing: Preprocessing
-    train_loader: DataLoader
-    val_loader: DataLoader
+    train_loader: BatchLoader
+    val_loader: BatchLoader
     train_side: int  # side of training images in pixels; a teacher may need them larger
 
 
@@ -304,11 +313,25 @@ def build_inputs(
         cache = teacher_logit_cache(cfg, train, side)
         options["views"] = cfg.DISTILL.VIEWS
         options["target"] = DistillationTarget(cache, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
+    on_device = is_kept_on_device(cfg, device, preprocessing, side, len(train) + len(val))
     train_loader = loader_from_config(
-        cfg, train, preprocessing, device, group, side=side, training=True, **options
+        cfg,
+        train,
+        preprocessing,
+        device,
+        group,
+        side=side,
+        training=True,
+        augment=not on_device,
+        **options,
     )
     val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
     val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
+    if on_device:
+        padding = _crop_padding(cfg, preprocessing, side)
+        augmentation = BatchAugmentation(padding, cfg.INPUT.FLIP, cfg.SEED)
+        train_loader = DeviceLoader(train_loader, _resized(preprocessing, side), device, augmentation)
+        val_loader = DeviceLoader(val_loader, val_preprocessing, device)
     return Inputs(cfg, train, val, preprocessing, train_loader, val_loader, side)
 
 
@@ -370,17 +393,20 @@ def loader_from_config(
     *,
     side: int = 0,
     training: bool = False,
+    augment: bool = True,
     **options: Any,
-) -> DataLoader:
-    """Build a loader of uint8 images, augmented to `side` pixels, or as in evaluation if that is 0."""
+) -> BatchLoader:
+    """Build a loader of uint8 images of `side` pixels, augmented if `augment`; as in evaluation if `side` is 0."""
     if training and cfg.DATA.SAMPLING == "balanced":
         options["order"] = balanced_order(class_indices(dataset, "DATA.SAMPLING balanced"))
     return build_loader(
         dataset,
-        _train_transform(cfg, preprocessing, side) if side else preprocessing.transform(normalize=False),
+        _train_transform(cfg, preprocessing, side, augment)
+        if side
+        else preprocessing.transform(normalize=False),
         batch_size=cfg.SOLVER.BATCH_SIZE if training else cfg.EVAL.BATCH_SIZE,
         training=training,
-        workers=cfg.DATA.WORKERS,
+        workers=resolve_workers(cfg.DATA.WORKERS, on_gpu=device.type == "cuda"),
         seed=cfg.SEED,
         preprocessing=preprocessing,
         pin_memory=device.type == "cuda",
@@ -390,16 +416,53 @@ def loader_from_config(
     )
 
 
-def _train_transform(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Transform:
+def is_kept_on_device(
+    cfg: CfgNode, device: torch.device, preprocessing: Preprocessing, side: int, num_images: int
+) -> bool:
+    """Return whether a run keeps its images on the device and augments them there, as DATA.ON_DEVICE says."""
+    setting = cfg.DATA.ON_DEVICE
+    if setting == "never" or (setting == "auto" and (device.type != "cuda" or cfg.DISTILL.CACHE)):
+        return False
+    unsupported = find_unsupported(
+        crop=cfg.INPUT.CROP,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
+        auto_augment=cfg.INPUT.AUTO_AUGMENT,
+        random_erasing=cfg.INPUT.RANDOM_ERASING,
+    )
+    if setting == "always" and unsupported:
+        raise UsageError(
+            f"DATA.ON_DEVICE always does not work with {unsupported}: it pads, crops and flips; set it to never"
+        )
+    padded_side = side + 2 * _crop_padding(cfg, preprocessing, side)
+    num_bytes = num_images * preprocessing.channels * padded_side**2
+    return setting == "always" or (not unsupported and num_bytes <= _MAX_BYTES_ON_DEVICE)
+
+
+def _resized(preprocessing: Preprocessing, side: int) -> Preprocessing:
+    """Return the preprocessing to images of `side` pixels."""
+    return replace(
+        preprocessing,
+        resolution=side,
+        resize=round(preprocessing.resize * side / preprocessing.resolution),
+    )
+
+
+def _crop_padding(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> int:
+    """Return the pixels that the crop adds on each side of images of `side` pixels."""
     # Pixels in the config refer to the student's resolution
-    scale = side / preprocessing.resolution
-    resized = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
+    return (
+        round(cfg.INPUT.CROP_PADDING * side / preprocessing.resolution) if cfg.INPUT.CROP == "padded" else 0
+    )
+
+
+def _train_transform(cfg: CfgNode, preprocessing: Preprocessing, side: int, augment: bool) -> Transform:
+    """Return the transform for training; without `augment`, what precedes the augmentation on a device."""
     return train_transform(
-        resized,
+        _resized(preprocessing, side),
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
-        crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
-        flip=cfg.INPUT.FLIP,
+        crop_padding=_crop_padding(cfg, preprocessing, side) if augment else 0,
+        flip=cfg.INPUT.FLIP and augment,
         color_jitter=cfg.INPUT.COLOR_JITTER,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,

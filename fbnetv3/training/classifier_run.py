@@ -215,13 +215,14 @@ class ClassifierRun:
         recorder, reports = build_report_hooks(
             cfg.EVAL.REPORT, self.run_folder, self.inputs, self.group.is_rank_0
         )
-        evaluate_model = partial(
+        evaluate_models = partial(
             evaluate_with_tta,
             views=cfg.EVAL.TTA,
             multi_label=is_multi_label(self.inputs.val),
             resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
+            precision=getattr(torch, cfg.SOLVER.PRECISION),
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=self.corrupt_images,
             progress=self.progress,
@@ -229,7 +230,7 @@ class ClassifierRun:
             recorder=recorder,
         )
         quantization = [ObserverHook(cfg.QAT.OBSERVE)] if cfg.QAT.ENABLED else []
-        hooks: list[Hook] = [*quantization, EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
+        hooks: list[Hook] = [*quantization, EvaluationHook(evaluate_models, cfg.EVAL.PERIOD)]
         results: list[Hook] = []
         if self.group.is_rank_0:
             config = flatten(cfg)

@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn, optim
-from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, CorruptImageCounter
-from fbnetv3.data.loader import memory_format
+from fbnetv3.data.batches.device_copies import prefetch_to_device
+from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import Terminated, UserError
 from fbnetv3.training.ema import ModelEMA
@@ -105,7 +105,7 @@ class Trainer:
     objective: Objective
     optimizer: optim.Optimizer
     schedule: ParamScheduler
-    loader: DataLoader
+    loader: BatchLoader
     _: KW_ONLY
     lr: float
     epochs: int
@@ -179,7 +179,7 @@ class Trainer:
         self.progress.metrics = {}
         self.set_training_mode()
         self._call_hooks("before_epoch")
-        for batch in self.loader:
+        for batch in prefetch_to_device(self.loader, self.device):
             self.step(batch)
             self._call_hooks("after_step")
         # A signal during the last step; the next step looks for signals during the others

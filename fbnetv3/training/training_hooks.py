@@ -34,10 +34,11 @@ ACCURACY_LABELS = _LABELS | {f"ema_{key}": f"EMA {label}" for key, label in _LAB
 class EvaluationHook(Hook):
     """Evaluates every `period` epochs and after the last one, and sets the metrics in `trainer.progress`.
 
-    The prefix is "val_" for the raw weights and "val_ema_" for the averaged ones.
+    The prefix is "val_" for the raw weights and "val_ema_" for the averaged ones. Both are evaluated together, so that
+    images are read only once.
     """
 
-    evaluate: Callable[[nn.Module], dict[str, float]]
+    evaluate: Callable[[Sequence[nn.Module]], list[dict[str, float]]]
     period: int = 1
 
     def after_epoch(self, trainer: Trainer) -> None:
@@ -48,9 +49,9 @@ class EvaluationHook(Hook):
         averaged_model = trainer.ema and trainer.ema.module
         # BatchNorm statistics differ between processes: all evaluate those of rank 0
         trainer.group.broadcast_buffers(trainer.model, averaged_model)
-        results = self.evaluate(trainer.model)
-        if averaged_model is not None:
-            averaged_results = self.evaluate(averaged_model)
+        models = [trainer.model] if averaged_model is None else [trainer.model, averaged_model]
+        results, *averaged = self.evaluate(models)
+        for averaged_results in averaged:
             results |= {f"ema_{key}": value for key, value in averaged_results.items() if key != "images"}
         progress.metrics = {f"val_{key}": value for key, value in results.items()}
 
@@ -138,8 +139,8 @@ class DivergenceHook(Hook):
             "step": step,
             "lr": trainer.current_lr,
             "loss": trainer.loss.item(),
-            "images": batch.images,
-            "targets": batch.targets,
+            "images": batch.images.cpu(),
+            "targets": batch.targets.cpu(),
             "names": batch.names,
             "model": trainer.model.state_dict(),
         }

@@ -40,6 +40,28 @@ def test_bounds_are_described(limits, text):
     assert ConfigKey(0.5, **limits).describe() == text
 
 
+def test_numbers_that_may_be_left_to_the_program(write):
+    assert ConfigKey("auto", auto=True, low=0).describe() == "auto, or at least 0"
+    for text, value in {"auto": "auto", "0": 0, "12": 12}.items():
+        from_file = load_config(write(f"DATA: {{WORKERS: {text}}}"))
+        from_command_line = load_config(write("SEED: 1"), ["DATA.WORKERS", text])
+        assert from_file.DATA.WORKERS == from_command_line.DATA.WORKERS == value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("-1", "DATA.WORKERS -1 must be auto, or at least 0"),
+        ("many", "DATA.WORKERS 'many' must be auto, or at least 0"),
+        ("2.5", "DATA.WORKERS 2.5 must be an integer or auto"),
+        ("True", "DATA.WORKERS True must be an integer or auto"),
+    ],
+)
+def test_neither_a_number_nor_auto(write, value, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        load_config(write("SEED: 1"), ["DATA.WORKERS", value])
+
+
 def test_an_empty_section_changes_nothing(write):
     assert load_config(write("SOLVER: {}")).SOLVER == get_cfg().SOLVER
 

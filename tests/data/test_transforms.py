@@ -48,6 +48,19 @@ def test_normalization_may_follow_later():
     assert torch.equal(GRAY.normalize(pixels), GRAY.transform()(image))
 
 
+def test_normalization_builds_its_constants_once(monkeypatch):
+    """On a GPU, each copy of constants from the host would wait for all computations."""
+    preprocessing = Preprocessing(2, 2, (0.25, 0.5), (0.5, 2.0))
+    pixels = torch.tensor([[[0, 255]], [[51, 102]]], dtype=torch.uint8)
+    expected = torch.tensor([[[-0.5, 1.5]], [[-0.15, -0.05]]])
+    torch.testing.assert_close(preprocessing.normalize(pixels), expected)
+    on_meta = pixels.to("meta")
+    assert preprocessing.normalize(on_meta).device.type == "meta"
+    monkeypatch.setattr(torch, "tensor", None)
+    torch.testing.assert_close(preprocessing.normalize(pixels), expected)
+    assert preprocessing.normalize(on_meta).device.type == "meta"
+
+
 @pytest.mark.parametrize("crop", ["random_resized", "padded", "none"])
 def test_training_transforms(crop):
     for policy in ("none", "autoaugment", "randaugment"):

@@ -320,5 +320,5 @@ def test_epochs_without_evaluation_have_no_metrics(tmp_path):
         def after_epoch(self, trainer):
             top1_by_epoch.append(trainer.progress.metrics.get("val_top1"))
 
-    make_trainer([EvaluationHook(lambda model: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
+    make_trainer([EvaluationHook(lambda models: [{"top1": 1.0}], period=3), Recorder()], epochs=4).run()
     assert top1_by_epoch == [None, None, 1.0, 1.0]

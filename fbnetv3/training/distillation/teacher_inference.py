@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fbnetv3.data import CorruptImageCounter
-from fbnetv3.data.loader import memory_format
+from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.data.batches.device_copies import HostCopy, copy_to_host, one_ahead, prefetch_to_device
+from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.samplers import DistributedSequentialSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
@@ -27,6 +27,11 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.distillation.distillation_loss import resize_images
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitCache
+from fbnetv3.training.evaluation.inference_precision import (
+    cast_weights,
+    inference_autocast,
+    reduces_precision,
+)
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 from fbnetv3.training.recorded_networks import start_from_weights
 
@@ -60,11 +65,10 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitCache:
     return cache
 
 
-@torch.no_grad()
 def _logits_of_views(
     cfg: CfgNode,
     teacher: nn.Module,
-    loader: DataLoader,
+    loader: BatchLoader,
     num_images: int,
     completed: int,
     device: torch.device,
@@ -74,17 +78,39 @@ def _logits_of_views(
     Corrupt images are skipped.
     """
     corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
-    resolution = teacher_resolution(cfg)
     sampler = cast("DistributedSequentialSampler", loader.sampler)
+    precision = getattr(torch, cfg.SOLVER.PRECISION)
     teacher.eval()
+    if reduces_precision(device, precision):
+        cast_weights(teacher, precision)
     for view in range(completed // num_images, cfg.DISTILL.VIEWS):
         # The sampler's epoch selects the view, as in training
         sampler.epoch = view
         sampler.first_image = max(0, completed - view * num_images)
-        for batch in tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None):
-            check_interrupt()
-            corrupt_images.add(batch.errors)
-            if len(batch.targets):
-                images, _ = batch.to(device, memory_format(cfg.MODEL.CHANNELS_LAST))
-                logits = teacher(resize_images(images, resolution)).float()
-                yield logits, [view * num_images + index for index in batch.indices]
+        bar = tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None)
+        started = (
+            (_start_inference(cfg, teacher, batch, device, precision), batch.indices)
+            for batch in prefetch_to_device(_readable(bar, corrupt_images), device)
+        )
+        # Of a batch, a GPU computes the logits while those of the batch before are written
+        for logits, indices in one_ahead(started):
+            yield logits(), [view * num_images + int(index) for index in indices]
+
+
+def _readable(batches: Iterable[Batch], corrupt_images: CorruptImageCounter) -> Iterator[Batch]:
+    """Yield the batches that have images, after counting those that could not be read."""
+    for batch in batches:
+        check_interrupt()
+        corrupt_images.add(batch.errors)
+        if len(batch.targets):
+            yield batch
+
+
+@torch.no_grad()
+def _start_inference(
+    cfg: CfgNode, teacher: nn.Module, batch: Batch, device: torch.device, precision: torch.dtype
+) -> HostCopy:
+    """Start to compute a batch's logits (N, classes) in the precision of training, and to copy them to the host."""
+    images, _ = batch.to(device, memory_format(cfg.MODEL.CHANNELS_LAST))
+    with inference_autocast(device, precision):
+        return copy_to_host(teacher(resize_images(images, teacher_resolution(cfg))).half())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -24,7 +25,7 @@ from fbnetv3.training.builders import (
     preprocessing_from_config,
     select_device,
 )
-from fbnetv3.training.evaluation.classifier_evaluation import evaluate
+from fbnetv3.training.evaluation.classifier_evaluation import evaluate_networks
 from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network
 from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
@@ -39,10 +40,14 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_with_tta(
-    model: nn.Module, *, views: str, resolution: int, multi_label: bool, **options: Any
-) -> dict[str, float]:
-    """Evaluate a classifier with test-time augmentation: `views` is EVAL.TTA, `options` are those of `evaluate`."""
-    return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
+    models: Sequence[nn.Module], *, views: str, resolution: int, multi_label: bool, **options: Any
+) -> list[dict[str, float]]:
+    """Evaluate classifiers with test-time augmentation.
+
+    `views` is EVAL.TTA; `options` and results are those of `evaluate_networks`.
+    """
+    augmented = [augmented_for_evaluation(model, views, resolution, multi_label) for model in models]
+    return evaluate_networks(augmented, **options)
 
 
 def _open_val(cfg: CfgNode, keep: Collection[str]) -> ImageDataset:
@@ -109,8 +114,8 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
             # The run's own report stays
             folder = None if cfg.EVAL.REPORT == "auto" else folder
         recorder = PredictionRecorder() if folder else None
-        results = evaluate_with_tta(
-            model,
+        [results] = evaluate_with_tta(
+            [model],
             views=cfg.EVAL.TTA,
             multi_label=is_multi_label(val),
             resolution=preprocessing.resolution,
@@ -118,6 +123,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
                 cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
             ),
             device=device,
+            precision=getattr(torch, cfg.SOLVER.PRECISION),
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,

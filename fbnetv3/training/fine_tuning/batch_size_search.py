@@ -113,5 +113,4 @@ def _blank_batch(inputs: Inputs, batch_size: int, channels: int) -> Batch:
     if is_multi_label(inputs.train):
         targets = torch.zeros(batch_size, len(inputs.train.classes))
     images = torch.zeros(batch_size, channels, side, side, dtype=torch.uint8)
-    names = ["blank image"] * batch_size
-    return Batch(images, targets, names, [], inputs.preprocessing)
+    return Batch(images, targets, range(batch_size), preprocessing=inputs.preprocessing)

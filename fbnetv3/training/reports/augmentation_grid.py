@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, Preprocessing
 from fbnetv3.training.reports.image_grid import draw_image_grid, to_pixels
@@ -19,13 +17,6 @@ MAX_IMAGES = 24
 _CAPTION_LIMIT = 22
 _MAX_LINES = 2
 _MIN_SHARE = 0.01  # smaller shares of a class in a mixed target, such as smoothed labels', are not shown
-
-
-def first_batch(loader: DataLoader, count: int = MAX_IMAGES) -> Batch:
-    """Return the first images of a training loader's next epoch, read in this process. They do not change the run."""
-    keys = itertools.islice(iter(loader.sampler), count)
-    assert loader.collate_fn is not None
-    return loader.collate_fn([loader.dataset[key] for key in keys])
 
 
 def draw_augmented_images(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fbnetv3.data import Batch
+from fbnetv3.data.batches.device_copies import HostTensors
 from fbnetv3.training.evaluation.multi_label_metrics import LABEL_THRESHOLD
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 
@@ -72,27 +73,26 @@ class PredictionRecorder:
         self._num_classes = 0
         self._names: list[str] = []
         self._indices: list[int] = []
-        # (4, images), on the device until the end; with several labels (2, images, classes)
-        self._columns: list[Tensor] = []
+        self._columns = HostTensors()  # (4, images); with several labels (2, images, classes)
 
     def add(self, batch: Batch, logits: Tensor, targets: Tensor) -> None:
         """Add the logits (N, classes) of a batch and its class indices (N,), or 1 for each label (N, classes)."""
         if targets.ndim == 2:
-            self._columns.append(torch.stack([targets.float(), logits.float().sigmoid()]).cpu())
+            self._columns.add(torch.stack([targets.float(), logits.float().sigmoid()]))
         else:
             probabilities = logits.float().softmax(1)
             confidences, predicted = probabilities.max(1)
             target_probabilities = probabilities.gather(1, targets[:, None])[:, 0]
-            self._columns.append(torch.stack([targets, predicted, confidences, target_probabilities]))
+            self._columns.add(torch.stack([targets, predicted, confidences, target_probabilities]))
         self._names += batch.names
-        self._indices += batch.indices
+        self._indices += map(int, batch.indices)
         self._num_classes = logits.shape[1]
 
     def gather(self, group: ProcessGroup = SINGLE_PROCESS) -> Predictions | LabelPredictions | None:
         """Return the predictions of all processes, which must call this together; None without an evaluation."""
         own = None
         if self._columns:
-            columns = torch.cat(self._columns, dim=1).cpu().numpy()
+            columns = self._columns.concatenate(dim=1).numpy()
             own = (self._num_classes, self._names, self._indices, columns)
         parts: list[Any] = [part for part in group.gather(own) if part is not None]
         if not parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fbnetv3.data import Preprocessing
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.training.builders import Inputs
-from fbnetv3.training.reports.augmentation_grid import draw_augmented_images, first_batch
+from fbnetv3.training.reports.augmentation_grid import MAX_IMAGES, draw_augmented_images
 from fbnetv3.training.reports.evaluation_report import (
     report_folder,
     warn_on_failure,
@@ -34,7 +34,7 @@ class AugmentationHook(Hook):
         if trainer.progress.step:
             return
         with warn_on_failure(self.file):
-            batch = first_batch(trainer.loader)
+            batch = trainer.loader.read_first(MAX_IMAGES)
             if len(batch.targets):
                 figure = draw_augmented_images(batch, self.preprocessing, self.classes, trainer.mixup)
                 save_figure(figure, self.file)

@@ -160,7 +160,7 @@ def test_probabilities_of_all_processes_are_in_the_order_of_the_dataset():
     for index, logit in ((1, 2.0), (0, -2.0)):
         logits = torch.tensor([[logit, 0.0]])
         targets = torch.tensor([[float(index), 1.0]])
-        recorder.add(Batch(torch.zeros(1), targets, [f"image {index}"], [], None, [index]), logits, targets)
+        recorder.add(Batch(torch.zeros(1), targets, [index]), logits, targets)
     predictions = recorder.gather()
     assert predictions.names == ["image 0", "image 1"]
     assert predictions.targets.tolist() == [[False, True], [True, True]]

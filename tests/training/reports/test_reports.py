@@ -136,7 +136,7 @@ class Identity(nn.Module):
 
 def make_batch(logits, targets, indices):
     images = torch.tensor(logits)[:, :, None, None]
-    return Batch(images, torch.tensor(targets), [f"image {i}" for i in indices], [], None, indices)
+    return Batch(images, torch.tensor(targets), indices)
 
 
 def test_an_evaluation_records_its_predictions():
@@ -269,7 +269,7 @@ def test_several_labels_of_an_augmented_image():
     """Labels that are not mixed have no share, and labels that are not listed are counted."""
     pixels = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
     targets = torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]])
-    batch = Batch(pixels, targets, ["a", "b", "c"], [], PREPROCESSING, [0, 1, 2])
+    batch = Batch(pixels, targets, [0, 1, 2], preprocessing=PREPROCESSING)
     figure = draw_augmented_images(batch, PREPROCESSING, ["cat", "dog", "owl", "pet"])
     captions = [text.get_text() for text in figure.axes[0].texts]
     assert [captions[i : i + 3] for i in (0, 3, 6)] == [
@@ -288,7 +288,7 @@ def test_augmented_images_are_shown_as_pixels():
         torch.rand(5)
         return images, torch.tensor([[0.7, 0.3], [0.0, 1.0]])
 
-    batch = Batch(pixels.expand(2, -1, -1, -1), torch.tensor([0, 1]), ["a", "b"], [], PREPROCESSING, [0, 1])
+    batch = Batch(pixels.expand(2, -1, -1, -1), torch.tensor([0, 1]), [0, 1], preprocessing=PREPROCESSING)
     state = torch.get_rng_state()
     figure = draw_augmented_images(batch, PREPROCESSING, ["cat", "dog"], mix)
     assert [text.get_text() for text in figure.axes[0].texts] == ["70% cat", "30% dog", "dog", ""]

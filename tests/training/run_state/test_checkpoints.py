@@ -94,7 +94,9 @@ def test_a_newest_checkpoint_with_infinite_statistics_is_skipped(tmp_path, caplo
 
 def test_the_best_weights_are_kept(tmp_path):
     top1 = iter([10.0, 30.0, 20.0, 25.0])
-    make_trainer([EvaluationHook(lambda model: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
+    make_trainer(
+        [EvaluationHook(lambda models: [{"top1": next(top1)}]), make_checkpointing(tmp_path)]
+    ).run()
     best = torch.load(tmp_path / "model_best.pth")
     final = torch.load(tmp_path / "model_final.pth")
     assert best["metrics"] == {"val_top1": 30.0}

@@ -1,0 +1,1 @@
+"""Batches of images on their way from the dataset to the device."""
