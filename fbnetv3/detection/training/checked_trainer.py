@@ -49,6 +49,7 @@ class CheckedTrainer(SimpleTrainer):
     stopped: bool = False
     any_interrupt: bool = False  # whether a process had deferred a signal before the last optimizer step
     _unread: StepMetrics | None = None  # of the last step, until `read_losses`
+    _data_loader_iter_obj: Iterator[list[dict[str, Any]]] | None  # detectron2's
 
     def stop(self) -> None:
         """End the run before the next step, as a complete one."""

@@ -100,11 +100,6 @@ def prefers_fused(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda") and not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
 
 
-def is_fused(optimizer: optim.Optimizer) -> bool:
-    """Return whether an optimizer is fused, and thus skips a step by itself if its `found_inf` is not 0."""
-    return all(group.get("fused") for group in optimizer.param_groups)
-
-
 def use_own_gpu(cfg: CfgNode, group: ProcessGroup) -> CfgNode:
     """Return a config without the number of a GPU if there are several processes, each of which has its own.
 

@@ -39,7 +39,6 @@ from fbnetv3.detection.training.detector_setup import (
     build_detector,
     cudnn_benchmark,
     detector_process_group,
-    is_fused,
     scale_to_world_size,
     training_precision,
     use_own_gpu,
@@ -49,6 +48,7 @@ from fbnetv3.detection.training.evaluation_tables import Results
 from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import Terminated
 from fbnetv3.training.devices.device_memory import explain_out_of_memory
+from fbnetv3.training.optimizers import is_fused
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
 from fbnetv3.training.reports.evaluation_report import warn_on_failure

@@ -10,9 +10,10 @@ from torch import nn, optim
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detector_setup
 from fbnetv3.detection.training.checked_trainer import CheckedTrainer
-from fbnetv3.detection.training.detector_setup import build_detector_optimizer, is_fused, use_own_gpu
+from fbnetv3.detection.training.detector_setup import build_detector_optimizer, use_own_gpu
 from fbnetv3.detection.training.detector_training import train_detector
 from fbnetv3.detection.training.step_metrics import StepInfo, exchange_step
+from fbnetv3.training.optimizers import is_fused
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.trainer import DivergedError
 

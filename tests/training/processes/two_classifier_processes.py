@@ -181,12 +181,13 @@ def diverge(group, folder):
 
     names = []
 
-    class NameRecorder(Hook):
-        def on_divergence(self, trainer):
-            names.extend(trainer._last_batch.names)
+    def step(batch):
+        names[:] = batch.names
+        Trainer.step(trainer, batch)
 
-    hooks = [NameRecorder(), DivergenceHook(RunFolder(folder))]
+    hooks = [DivergenceHook(RunFolder(folder))]
     trainer = make_trainer(group, DigitsWithCorruptImages("train", 64), hooks, objective)
+    trainer.step = step
     try:
         trainer.run()
     except DivergedError as error:
