@@ -111,8 +111,7 @@ class _Totals:
     """Totals over the images of this process, on the device until the end."""
 
     def __init__(self, device: torch.device) -> None:
-        self.indices: list[int] = []  # of the images
-        self.image_name: Callable[[int], str] = str
+        self.images: list[tuple[int, Callable[[int], str]]] = []  # index, and function that names it
         self.finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
         self.sums = torch.zeros(3, device=device)  # top-1 and top-5 hits, loss
         self.num_classes = 0
@@ -120,8 +119,7 @@ class _Totals:
 
     def add(self, batch: Batch, logits: Tensor, targets: Tensor) -> None:
         """Add a batch."""
-        self.indices += map(int, batch.indices)
-        self.image_name = batch.image_name
+        self.images += [(int(index), batch.image_name) for index in batch.indices]
         self.finite.append(logits.isfinite().all(1))
         self.num_classes = logits.shape[1]
         if targets.ndim == 2:
@@ -133,7 +131,7 @@ class _Totals:
     def results(self, group: ProcessGroup) -> dict[str, float]:
         """Return the metrics over the images of all processes."""
         self._check_finite_logits(group)
-        correct1, correct5, loss, num_images = group.sum(*self.sums.tolist(), len(self.indices))
+        correct1, correct5, loss, num_images = group.sum(*self.sums.tolist(), len(self.images))
         if not num_images:
             raise DataError("no validation image could be read; check DATA.ROOT")
         results = {"loss": loss / num_images, "images": int(num_images)}
@@ -149,9 +147,7 @@ class _Totals:
     def _check_finite_logits(self, group: ProcessGroup) -> None:
         """Raise a WeightsError in all processes if any image's logits are not finite."""
         finite = torch.cat(self.finite).tolist()
-        own = [
-            self.image_name(i) for i, is_finite in zip(self.indices, finite, strict=True) if not is_finite
-        ]
+        own = [name(index) for (index, name), ok in zip(self.images, finite, strict=True) if not ok]
         broken = [name for names in group.gather(own) for name in names]
         if broken:
             raise WeightsError(
