@@ -34,6 +34,7 @@ from fbnetv3.modeling.torchvision_models import (
     count_torchvision_macs,
     load_torchvision_weights,
 )
+from fbnetv3.training.devices.autocast_precision import autocast_dtype
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
@@ -255,7 +256,7 @@ def build_objective(
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, classes, device)
-    precision = getattr(torch, cfg.SOLVER.PRECISION)
+    precision = autocast_dtype(cfg.SOLVER.PRECISION, device)
     if reduces_precision(device, precision):  # the trainer's autocast includes the teacher
         cast_weights(teacher, precision)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)

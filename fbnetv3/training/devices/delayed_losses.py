@@ -12,7 +12,7 @@ from torch import Tensor
 from fbnetv3.data import Batch
 
 GPU_DELAY = 4
-"""Steps by which a GPU may be behind. Each keeps its batch in the host's memory."""
+"""Steps by which a GPU may be behind. Each keeps its batch in memory, for the error of a non-finite loss."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import yaml
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
-from fbnetv3.training import Trainer, train
+from fbnetv3.training import Trainer, cache_teacher_logits, evaluate_classifier, train
+from fbnetv3.training.builders import build_objective
 from fbnetv3.training.devices.autocast_precision import (
     autocast_dtype,
     resolve_precision,
@@ -69,6 +70,28 @@ def test_a_run_that_began_on_a_gpu_keeps_its_precision_on_a_cpu(tmp_path, monkey
     train(make_config(tmp_path, 2), resume=True)
     assert set(precisions) == {torch.bfloat16} and len(precisions) == 2 * 2
     assert recorded_precision(tmp_path) == "bfloat16"
+
+
+def test_evaluation_and_teachers_resolve_it_too(tmp_path):
+    teacher = (
+        "DISTILL.ARCH fbnetv3_digits DISTILL.WEIGHTS zoo://digits/fbnetv3_digits SOLVER.PRECISION auto"
+    )
+    digits = CONFIGS / "digits" / "fbnetv3_digits.yaml"
+    overrides = [
+        *teacher.split(),
+        "MODEL.WEIGHTS",
+        "zoo://digits/fbnetv3_digits",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    ]
+    results = evaluate_classifier(load_config(digits, overrides), keep=["SOLVER.PRECISION"])
+    assert results["images"] == 360
+    build_objective(
+        load_config(digits, overrides), [str(digit) for digit in range(10)], 16, torch.device("cpu")
+    )
+    cfg = load_config(digits, [*overrides, "DISTILL.CACHE", str(tmp_path / "cache")])
+    cache_teacher_logits(cfg)
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_a_precision_that_a_checkpoint_cannot_have_is_not_used():
