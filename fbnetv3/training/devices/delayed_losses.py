@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fbnetv3.data import Batch
+from fbnetv3.data.batches.device_copies import HostCopy, copy_to_host
 
 GPU_DELAY = 4
 """Steps by which a GPU may be behind. Each keeps its batch in memory, for the error of a non-finite loss."""
@@ -30,17 +31,14 @@ class StepLoss:
 class _PendingLoss:
     """A loss whose copy may be on its way."""
 
-    values: Tensor  # on the host: the loss over all processes, and this process's own
+    copy: HostCopy  # of the loss over all processes, and this process's own
     step: int
     lr: float
     batch: Batch
-    copied: torch.cuda.Event | None  # the end of the copy
 
     def wait(self) -> StepLoss:
         """Return the loss as soon as it has arrived."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        loss, own_loss = self.values.tolist()
+        loss, own_loss = self.copy().tolist()
         return StepLoss(loss, own_loss, self.step, self.lr, self.batch)
 
 
@@ -57,15 +55,8 @@ class DelayedLosses:
 
     def add(self, loss: Tensor, own_loss: Tensor, step: int, lr: float, batch: Batch) -> None:
         """Begin to copy a step's loss, the mean over all processes, and this process's own."""
-        values = torch.stack([loss, own_loss])
-        copied = None
-        if values.is_cuda:
-            # The copy goes to pinned memory; it is complete when the GPU has reached the event
-            stream = torch.cuda.current_stream(values.device)
-            values = values.to("cpu", non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record(stream)
-        self._pending.append(_PendingLoss(values.cpu(), step, lr, batch, copied))
+        copy = copy_to_host(torch.stack([loss, own_loss]))
+        self._pending.append(_PendingLoss(copy, step, lr, batch))
 
     def read(self, *, all_steps: bool = False) -> Iterator[StepLoss]:
         """Yield the losses that are due, oldest first; with `all_steps`, also those that must be waited for."""

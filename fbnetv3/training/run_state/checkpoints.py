@@ -63,12 +63,12 @@ def save_checkpoint(path: Path, state: State) -> None:
     """Write a checkpoint file atomically."""
     with atomic_write(path) as f:
         try:
-            torch.save(copy_to_host(state), f)
+            torch.save(state_on_host(state), f)
         except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
             raise OSError(0, f"the disk may be full ({str(error).splitlines()[0]})") from None
 
 
-def copy_to_host(state: State) -> State:
+def state_on_host(state: State) -> State:
     """Return a state whose tensors are not on a GPU; the others are shared.
 
     torch.save would wait for the GPU once per tensor. Here all copies are started, and waited for together.

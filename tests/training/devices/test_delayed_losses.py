@@ -35,34 +35,18 @@ def test_without_delay_a_loss_is_read_at_once():
     assert [item.step for item in losses.read()] == [1]
 
 
-def test_a_gpu_copies_losses_in_the_background_and_is_awaited_when_they_are_read(monkeypatch):
-    """A fake GPU, which records what it is asked to do."""
-
-    class GpuTensor:
-        is_cuda, device = True, "cuda:1"
-
-        def to(self, device, non_blocking):
-            calls.append(f"copy to {device}, non_blocking {non_blocking}")
-            return torch.tensor([0.5, 0.25])
-
-    class Event:
-        def record(self, stream):
-            calls.append(f"mark the {stream}")
-
-        def synchronize(self):
-            calls.append("wait for the mark")
+def test_a_copy_begins_in_its_step_and_is_awaited_when_it_is_read(monkeypatch):
+    def start_copy(tensor):
+        calls.append("start")
+        return lambda: calls.append("wait") or tensor
 
     calls = []
-    monkeypatch.setattr(torch, "stack", lambda tensors: GpuTensor())
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr("fbnetv3.training.devices.delayed_losses.copy_to_host", start_copy)
     losses = DelayedLosses(delay=1)
     add(losses, 1)
-    assert not list(losses.read())
-    assert calls == ["copy to cpu, non_blocking True", "mark the stream of cuda:1"]
-    (loss,) = losses.read(all_steps=True)
-    assert (loss.loss, loss.own_loss) == (0.5, 0.25)
-    assert calls[2:] == ["wait for the mark"]
+    assert not list(losses.read()) and calls == ["start"]
+    add(losses, 2)
+    assert [item.step for item in losses.read()] == [1] and calls == ["start", "start", "wait"]
 
 
 def test_the_delay_changes_neither_weights_nor_metrics(tmp_path):

@@ -8,7 +8,7 @@ from fbnetv3.config import load_config
 from fbnetv3.errors import DeviceMemoryError
 from fbnetv3.training import train
 from fbnetv3.training.losses import supervised_objective
-from fbnetv3.training.run_state.checkpoints import copy_to_host
+from fbnetv3.training.run_state.checkpoints import state_on_host
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.utils.random_state import forked_random_state, seed_device
 from tests.training.small_trainer import flat_weights, make_trainer
@@ -87,7 +87,7 @@ def test_a_checkpoint_waits_once_for_all_its_tensors(monkeypatch):
     waits = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append(device))
     weights = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(9))).to(GPU).state_dict()
-    state = copy_to_host({"model": weights})
+    state = state_on_host({"model": weights})
     torch.cuda.default_stream().synchronize()
     assert len(waits) == 1
     for key, value in weights.items():

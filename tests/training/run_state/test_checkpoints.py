@@ -13,10 +13,10 @@ from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.run_state.checkpoints import (
     Checkpoints,
-    copy_to_host,
     map_tensors,
     numbered_checkpoints,
     prune_checkpoints,
+    state_on_host,
 )
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.training.training_hooks import EvaluationHook
@@ -149,7 +149,7 @@ def test_a_resumed_run_restores_its_average(tmp_path):
 
 def test_a_state_on_the_host_is_saved_as_it_is():
     weights = nn.Linear(2, 2).state_dict()
-    state = copy_to_host({"model": weights, "names": ("a", 1)})
+    state = state_on_host({"model": weights, "names": ("a", 1)})
     assert all(state["model"][key] is value for key, value in weights.items())
 
 
