@@ -57,6 +57,10 @@ class ExportError(UserError, ValueError):
     """A network that cannot be exported, an export that differs from its network, or a corrupt exported folder."""
 
 
+class DeviceMemoryError(UserError, MemoryError):
+    """A GPU or CPU without enough memory for what it was asked to compute."""
+
+
 class MissingPackageError(UserError, ImportError):
     """An optional package that is not installed."""
 

@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
 import contextlib
+import os
 import signal
 
 import pytest
+import torch
 
 from fbnetv3.arch.arch_registry import ARCHS
 from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES
@@ -31,6 +33,24 @@ with contextlib.suppress(MissingPackageError):  # detectron2 is optional
 
 # Processes started in the background ignore Ctrl-C, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+GPU_TESTS = "gpu"  # the marker, and the expression after -m that selects its tests alone
+
+
+def pytest_configure(config):
+    """Hide GPUs from this process and those it starts, so that tests do the same on every machine."""
+    if config.option.markexpr != GPU_TESTS:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip the tests that need a GPU where there is none, or where it is hidden."""
+    if config.option.markexpr == GPU_TESTS and torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker(GPU_TESTS):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and `pytest -m gpu`"))
 
 
 @pytest.fixture(autouse=True)

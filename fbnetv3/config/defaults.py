@@ -122,7 +122,8 @@ declare("MODEL.CHANNELS_LAST", True)
 # In distributed training, compute BatchNorm statistics over the images of all processes, so results do not depend on
 # the number of processes
 declare("MODEL.SYNC_BN", True)
-# Compile the network with torch.compile: a minute or two at the start, then faster steps
+# Compile the network with torch.compile: a minute or two at the start, then faster steps. With several processes, this
+# needs SYNC_BN False.
 declare("MODEL.COMPILE", False)
 
 # Registered name of a dataset: digits, cifar10, csv, imagefolder, imagelist, shards
@@ -230,8 +231,11 @@ declare("SOLVER.FIT_MEMORY", False)
 # Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its
 # statistics over one part at a time.
 declare("SOLVER.ACCUMULATE", 1, low=1)
-# Arithmetic of forward and backward pass: float32, or autocast to bfloat16 or float16 (with loss scaling)
-declare("SOLVER.PRECISION", "float32", choices=("float32", "bfloat16", "float16"))
+# Arithmetic of forward and backward pass: float32, autocast to bfloat16 or float16 (with loss scaling), or auto, which
+# is bfloat16 on GPUs that have it and float32 elsewhere. A resumed run keeps its own.
+declare("SOLVER.PRECISION", "float32", choices=("auto", "float32", "bfloat16", "float16"))
+# On a GPU, use only deterministic algorithms, which are slower; otherwise cuDNN takes those that it finds fastest
+declare("SOLVER.DETERMINISTIC", False)
 # Learning-rate schedule, by registered name: cosine (down to 0) or exponential (times DECAY each epoch)
 declare("SOLVER.SCHEDULE", "exponential")
 # Factor per epoch of the exponential schedule: 0.9875 in the paper's final training runs, 0.963 in its search

@@ -26,6 +26,18 @@ def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+def keeps_buffers_equal(model: nn.Module, equal_types: tuple[type[nn.Module], ...] = ()) -> bool:
+    """Return whether the buffers of a model stay equal in all processes, if they are equal before the training.
+
+    Those of synchronized BatchNorm do, because every process computes the same statistics, and so do constants, which
+    are not in the state dict. All other buffers count as different, except in modules of `equal_types`.
+    """
+    names = {name for name, _ in model.named_buffers()} & model.state_dict().keys()
+    owners = {name.rpartition(".")[0] for name in names}
+    types = (nn.SyncBatchNorm, CpuSyncBatchNorm2d, *equal_types)
+    return all(isinstance(model.get_submodule(owner), types) for owner in owners)
+
+
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` that in training uses the statistics of the batches of all processes.
 

@@ -34,6 +34,7 @@ from fbnetv3.modeling.torchvision_models import (
     count_torchvision_macs,
     load_torchvision_weights,
 )
+from fbnetv3.training.devices.autocast_precision import autocast_dtype
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
@@ -69,12 +70,29 @@ def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.devi
         # Allocating a tensor is the only reliable test of a device
         device = torch.device(name)
         if device.type == "cuda" and group.size > 1:
-            device = torch.device("cuda", group.local_rank)
+            device = torch.device("cuda", group.gpu_index)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"DEVICE {name!r} cannot be used here ({reason}): set it to auto or cpu") from None
     return device
+
+
+def synchronizes_batchnorm(cfg: CfgNode, group: ProcessGroup) -> bool:
+    """Return whether MODEL.SYNC_BN has an effect: with several processes that train the statistics.
+
+    Raises:
+        UsageError: MODEL.COMPILE is set, too.
+    """
+    # Quantization-aware training keeps the statistics constant
+    if not cfg.MODEL.SYNC_BN or group.size == 1 or cfg.QAT.ENABLED:
+        return False
+    if cfg.MODEL.COMPILE:
+        raise UsageError(
+            "MODEL.COMPILE True: torch.compile would split the network at each synchronized BatchNorm, in which "
+            "processes wait for one another; set MODEL.COMPILE or MODEL.SYNC_BN to False"
+        )
+    return True
 
 
 def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:
@@ -238,7 +256,7 @@ def build_objective(
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, classes, device)
-    precision = getattr(torch, cfg.SOLVER.PRECISION)
+    precision = autocast_dtype(cfg.SOLVER.PRECISION, device)
     if reduces_precision(device, precision):  # the trainer's autocast includes the teacher
         cast_weights(teacher, precision)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -26,8 +25,11 @@ from fbnetv3.training.builders import (
     class_weights_from_config,
     is_multi_label,
     select_device,
+    synchronizes_batchnorm,
     teacher_fingerprint,
 )
+from fbnetv3.training.devices.autocast_precision import autocast_dtype, with_precision
+from fbnetv3.training.devices.device_memory import explain_out_of_memory, is_out_of_memory
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.evaluation.weights_evaluation import evaluate_with_tta
 from fbnetv3.training.fine_tuning.batch_size_search import find_batch_size
@@ -67,7 +69,7 @@ from fbnetv3.training.training_hooks import (
 )
 from fbnetv3.utils.logging_setup import log_to_file
 from fbnetv3.utils.nested_keys import flatten
-from fbnetv3.utils.random_state import derive_seed
+from fbnetv3.utils.random_state import derive_seed, seed_device
 from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ class RunResult:
 class ClassifierRun:
     """All parts of a training run, built from its config without writing anything.
 
-    `classes` names the outputs of the network to resume; default: the classes of the training images.
+    `resumed` is what the checkpoint to resume from records: the run keeps the names of its outputs and its precision.
     """
 
     def __init__(
@@ -106,18 +108,20 @@ class ClassifierRun:
         run_folder: RunFolder,
         callbacks: Sequence[Callback],
         progress: bool,
-        classes: Sequence[str] = (),
+        resumed: NetworkRecord | None = None,
     ) -> None:
         # What the config leaves empty comes from the weights to start from
         cfg, self.arch, record = start_from_weights(cfg)
-        self.cfg = cfg
+        self.device = select_device(cfg.DEVICE, group)
+        self.cfg = cfg = with_precision(cfg, self.device, resumed.config if resumed else {})
         self.group = group
         self.run_folder = run_folder
         self.progress = progress
-        self.device = select_device(cfg.DEVICE, group)
+        syncs = synchronizes_batchnorm(cfg, group)
         check_trackers(cfg.LOG.TRACKERS)
 
         # Data and network
+        classes = resumed.classes if resumed else ()  # default: those of the training images
         self.inputs = build_inputs(cfg, self.arch, self.device, group, classes)
         self.classes = self.inputs.train.classes
         model = build_model(cfg, self.arch, self.classes, self.device, cfg.MODEL.WEIGHTS, record=record)
@@ -128,8 +132,6 @@ class ClassifierRun:
         # From here on, the config has the values that fit dataset and memory
         self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
         self.cfg = cfg = self.inputs.cfg
-        # Quantization-aware training keeps the statistics constant
-        syncs = cfg.MODEL.SYNC_BN and group.size > 1 and not cfg.QAT.ENABLED
         self.model = sync_batchnorm(model, self.device) if syncs else model
         # After the norms have been replaced, and before anything collects the parameters
         self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
@@ -137,7 +139,7 @@ class ClassifierRun:
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
         # All ranks start from the same weights, but draw their own dropout, drop path and mixup
         if group.rank:
-            torch.manual_seed(derive_seed(cfg.SEED, group.rank))
+            seed_device(derive_seed(cfg.SEED, group.rank), self.device)
 
         # State of the run
         self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
@@ -200,7 +202,7 @@ class ClassifierRun:
             channels_last=cfg.MODEL.CHANNELS_LAST,
             mixup=build_mixup(cfg, self.num_classes),
             ema=self.ema,
-            precision=getattr(torch, cfg.SOLVER.PRECISION),
+            precision=autocast_dtype(cfg.SOLVER.PRECISION, self.device),
             accumulate=cfg.SOLVER.ACCUMULATE,
             frozen=self.frozen,
             corrupt_images=self.corrupt_images,
@@ -222,13 +224,14 @@ class ClassifierRun:
             resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
-            precision=getattr(torch, cfg.SOLVER.PRECISION),
+            precision=autocast_dtype(cfg.SOLVER.PRECISION, self.device),
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=self.corrupt_images,
             progress=self.progress,
             group=self.group,
             recorder=recorder,
         )
+        evaluate_models = explain_out_of_memory(self.device, "lower EVAL.BATCH_SIZE")(evaluate_models)
         quantization = [ObserverHook(cfg.QAT.OBSERVE)] if cfg.QAT.ENABLED else []
         hooks: list[Hook] = [*quantization, EvaluationHook(evaluate_models, cfg.EVAL.PERIOD)]
         results: list[Hook] = []
@@ -273,9 +276,11 @@ class ClassifierRun:
             self.trainer.load_state_dict(state)
             set_ranges(self.model, state["metadata"].get("ranges", {}))
             self.curve.results[:] = [result for result in results if result["epoch"] <= state["epoch"]]
-        except (UserError, torch.cuda.OutOfMemoryError):
+        except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             problem = f"cannot resume from {path}: {describe_error(error)}"
             raise WeightsError(f"{problem}; delete it or choose a different OUTPUT_DIR") from None
 
@@ -327,13 +332,15 @@ class ClassifierRun:
         images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
         epochs = "1 epoch" if cfg.SOLVER.EPOCHS == 1 else f"{cfg.SOLVER.EPOCHS} epochs"
         details = [f"input {inputs.preprocessing.resolution} px", images, epochs]
+        details += [cfg.SOLVER.PRECISION] if cfg.SOLVER.PRECISION != "float32" else []
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
         if self.fitted_values:
             memory = " and the GPU's memory" if cfg.SOLVER.FIT_MEMORY else ""
             logger.info("for %d training images%s: %s", len(inputs.train), memory, self.fitted_values)
         self._log_fine_tuning()
         if self.group.size > 1:
-            norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
+            syncs = synchronizes_batchnorm(cfg, self.group)
+            norm = "synchronized BatchNorm" if syncs else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
         if cfg.DISTILL.ARCH:
             source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""

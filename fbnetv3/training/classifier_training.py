@@ -9,8 +9,10 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from fbnetv3.training.builders import Inputs, build_inputs, class_weights_from_config
+from fbnetv3.training.builders import Inputs, build_inputs, class_weights_from_config, select_device
 from fbnetv3.training.classifier_run import ClassifierRun, RunResult
+from fbnetv3.training.devices.device_memory import explain_out_of_memory, reset_peak_memory
+from fbnetv3.training.devices.gpu_algorithms import gpu_algorithms
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
@@ -21,6 +23,13 @@ from fbnetv3.training.tracking.trackers import check_trackers
 from fbnetv3.training.trainer import Trainer
 from fbnetv3.training.training_hooks import Callback
 from fbnetv3.utils.logging_setup import quiet_other_ranks, quiet_terminal
+from fbnetv3.utils.random_state import forked_random_state, seed_device
+
+SAVE_MEMORY = (
+    "lower SOLVER.BATCH_SIZE, raise SOLVER.ACCUMULATE, or set SOLVER.FIT_MEMORY True, which finds the largest batch "
+    "that fits"
+)
+"""Advice after a training step that ran out of memory."""
 
 
 def train(
@@ -68,17 +77,24 @@ def train_classifier(
         DataError: the dataset cannot be read, or has too many corrupt images.
         WeightsError: initial weights or a checkpoint cannot be loaded.
         DivergedError: the loss is not finite.
+        DeviceMemoryError: the device has too little memory.
         KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
     run_folder = RunFolder(cfg.OUTPUT_DIR)
-    with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), quiet_other_ranks(group.rank):
-        torch.manual_seed(cfg.SEED)
-        with run_lock(run_folder, group, resume) as acquire_lock:
+    with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
+        device = select_device(cfg.DEVICE, group)
+        reset_peak_memory(device)
+        with (
+            explain_out_of_memory(device, SAVE_MEMORY),
+            forked_random_state(device),
+            gpu_algorithms(cfg.SOLVER.DETERMINISTIC),
+            run_lock(run_folder, group, resume) as acquire_lock,
+        ):
+            seed_device(cfg.SEED, device)
             # Build and validate everything, resume, and only then write
             newest = _load_newest(run_folder, group)
-            run = ClassifierRun(
-                cfg, group, run_folder, callbacks, progress and group.is_rank_0, _classes_of(newest)
-            )
+            record = record_from_metadata(newest[1], str(newest[0])) if newest else None
+            run = ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0, record)
             if newest:
                 run.resume_from(*newest)
             acquire_lock()
@@ -89,12 +105,6 @@ def _load_newest(run_folder: RunFolder, group: ProcessGroup) -> tuple[Path, Stat
     """Return the path and contents of the newest complete checkpoint; None if there is none."""
     # Rank 0 reads the file; the others may not see its disk
     return group.broadcast(Checkpoints(run_folder.checkpoints).load_newest() if group.is_rank_0 else None)
-
-
-def _classes_of(checkpoint: tuple[Path, State] | None) -> tuple[str, ...]:
-    """Return the class names of the network in a checkpoint; empty if there is none, or it does not have them."""
-    record = record_from_metadata(checkpoint[1], str(checkpoint[0])) if checkpoint else None
-    return record.classes if record else ()
 
 
 def build_trainer(cfg: CfgNode) -> tuple[Trainer, CfgNode]:

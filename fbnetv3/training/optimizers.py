@@ -14,9 +14,12 @@ from fbnetv3.utils.text import describe_error
 ParameterGroups = list[dict[str, Any]]
 
 
-def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float, nesterov: bool) -> optim.Optimizer:
-    """Build stochastic gradient descent with momentum."""
-    return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
+def build_sgd(
+    groups: ParameterGroups, lr: float, *, momentum: float, nesterov: bool, fused: bool = False
+) -> optim.Optimizer:
+    """Build stochastic gradient descent with momentum; `fused` updates all weights in one kernel."""
+    # None, not False, lets torch choose between its other two implementations
+    return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=fused or None)
 
 
 def build_rmsprop(
@@ -41,11 +44,11 @@ def build_rmsprop_tf(
 
 
 def build_adamw(
-    groups: ParameterGroups, lr: float, *, betas: Sequence[float], adam_eps: float
+    groups: ParameterGroups, lr: float, *, betas: Sequence[float], adam_eps: float, fused: bool = False
 ) -> optim.Optimizer:
-    """Build torch's AdamW, whose weight decay is not part of the gradient."""
+    """Build torch's AdamW, whose weight decay is not part of the gradient; `fused` as in `build_sgd`."""
     first, second = betas
-    return optim.AdamW(groups, lr, betas=(first, second), eps=adam_eps)
+    return optim.AdamW(groups, lr, betas=(first, second), eps=adam_eps, fused=fused or None)
 
 
 def build_timm_optimizer(
@@ -81,6 +84,22 @@ def build_timm_optimizer(
         ) from None
     except (TypeError, ValueError) as error:
         raise UsageError(f"{key} does not accept these settings ({describe_error(error)})") from None
+
+
+def is_fused(optimizer: optim.Optimizer) -> bool:
+    """Return whether an optimizer updates weights in fused kernels, which skip a step if its `found_inf` is 1."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def load_optimizer_state(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore the state of an optimizer, but not how it computes: a run may be resumed on a different device."""
+    groups = [dict(group) for group in state["param_groups"]]
+    for group, current in zip(
+        groups, optimizer.param_groups, strict=False
+    ):  # torch refuses different numbers
+        if "fused" in current:
+            group["fused"] = current["fused"]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def parameter_groups(

@@ -79,6 +79,7 @@ def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
     settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     settings |= {"alpha": solver.RMSPROP_ALPHA, "eps": solver.RMSPROP_EPS}
     settings |= {"betas": solver.ADAM_BETAS, "adam_eps": solver.ADAM_EPS}
+    settings |= {"fused": all(parameter.is_cuda for parameter in model.parameters())}
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.DECAY_NORM_BIAS, _lr_scales(cfg, model))
     return build(groups, base_lr(cfg), **accepted_settings(build, settings))
 

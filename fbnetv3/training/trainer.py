@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -17,8 +17,10 @@ from fbnetv3.data.batches.device_copies import prefetch_to_device
 from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import Terminated, UserError
+from fbnetv3.training.devices.delayed_losses import GPU_DELAY, DelayedLosses, StepLoss
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.losses import Objective
+from fbnetv3.training.optimizers import is_fused, load_optimizer_state
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import (
     agree_on_interrupt,
@@ -26,7 +28,7 @@ from fbnetv3.training.processes.interrupts import (
     deferred_interrupts,
     has_pending_interrupt,
 )
-from fbnetv3.utils.random_state import derive_seed
+from fbnetv3.utils.random_state import derive_seed, seed_device
 from fbnetv3.utils.text import first_few
 
 _MAX_OVERFLOWS = 100  # consecutive non-finite losses that float16's scaler may skip
@@ -45,8 +47,14 @@ class Hook:
     def before_epoch(self, trainer: Trainer) -> None:
         """Run before the steps of an epoch."""
 
+    def after_loss(self, trainer: Trainer, loss: StepLoss) -> None:
+        """Run when the loss of a step has been read: on a CPU within the step, on a GPU some steps later.
+
+        Reading `trainer.loss` instead would wait for a GPU.
+        """
+
     def after_step(self, trainer: Trainer) -> None:
-        """Run after each step."""
+        """Run after each step. A GPU may still be computing it."""
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Run after the steps of an epoch; `progress.epoch` already counts it."""
@@ -58,7 +66,7 @@ class Hook:
         """Run between two steps, before Ctrl-C or SIGTERM ends the run."""
 
     def on_divergence(self, trainer: Trainer) -> None:
-        """Run before a non-finite loss ends the run."""
+        """Run before a non-finite loss, `trainer.diverged`, ends the run."""
 
     def close(self, trainer: Trainer) -> None:
         """Release resources. It is called last, even if the run fails."""
@@ -95,6 +103,8 @@ class Trainer:
         ema: averaged weights, updated after each step.
         precision: dtype of autocast; torch.float32 turns it off.
         accumulate: number of parts into which a batch is split for gradient accumulation.
+        loss_delay: number of steps after which a loss is read and checked; default: 0 on a CPU, several on a GPU, so
+            that the CPU prepares steps while the GPU computes earlier ones.
         frozen: modules of the model that stay in evaluation mode, see `fbnetv3.training.fine_tuning.freezing`.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
         group: processes that train together. Each gets its part of every batch; the loss is the mean over all.
@@ -115,6 +125,7 @@ class Trainer:
     ema: ModelEMA | None = None
     precision: torch.dtype = torch.float32
     accumulate: int = 1
+    loss_delay: int | None = None
     frozen: Sequence[nn.Module] = ()
     corrupt_images: CorruptImageCounter = field(default_factory=lambda: CorruptImageCounter(0))
     group: ProcessGroup = SINGLE_PROCESS
@@ -123,15 +134,17 @@ class Trainer:
     stopped: bool = field(init=False, default=False)  # hooks set it to end the run after the current epoch
     complete: bool = field(init=False, default=False)  # with `stopped`: the run needs no more epochs
     loss: Tensor = field(init=False)  # of the last step, the mean over all processes
-    _last_loss: Tensor = field(init=False)  # of this process
-    _last_batch: Batch | None = field(init=False, default=None)
-    _last_step: int = field(init=False, default=0)
+    diverged: StepLoss | None = field(init=False, default=None)  # the step whose loss ends the run
+    _losses: DelayedLosses = field(init=False)
+    _skip_updates: Tensor = field(init=False)  # 1 from the first non-finite loss on, else 0
     _overflows: int = field(init=False, default=0)
-    _last_overflow: int = field(init=False, default=0)  # its step
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.loss = self._last_loss = torch.zeros((), device=self.device)
+        self.loss = torch.zeros((), device=self.device)
+        default_delay = 0 if self.device.type == "cpu" else GPU_DELAY
+        self._losses = DelayedLosses(default_delay if self.loss_delay is None else self.loss_delay)
+        self._skip_updates = torch.zeros((), device=self.device)
         self._parallel_model: Any = self.group.data_parallel(self.model, self.device)
 
     @property
@@ -166,9 +179,9 @@ class Trainer:
                 self._call_hooks("after_train")
         return self.progress.metrics
 
-    def _call_hooks(self, event: str) -> None:
+    def _call_hooks(self, event: str, *arguments: Any) -> None:
         for hook in self.hooks:
-            getattr(hook, event)(self)
+            getattr(hook, event)(self, *arguments)
 
     def _train_epoch(self) -> None:
         """Run the remaining steps of the current epoch."""
@@ -219,8 +232,6 @@ class Trainer:
                 [message for messages in self.group.gather(batch.errors) for message in messages]
             )
             min_images = min(self.group.gather(num_images))
-        # Check the previous step's loss, which a GPU has computed by now
-        self.check_loss()
         # BatchNorm needs two images in every process and part
         if min_images > 1:
             num_parts = min(self.accumulate, min_images // 2)
@@ -240,18 +251,25 @@ class Trainer:
             images = images.contiguous(memory_format=layout)
         # Forward and backward
         self.optimizer.zero_grad(set_to_none=True)
-        self._last_loss = self._backward(images, targets, mean_images, num_parts)
-        self.loss = self.group.mean(self._last_loss.clone())
-        self._last_batch = batch
-        self._last_step = self.progress.step + 1
-        # On a CPU, check the loss before it ruins the weights; on a GPU this would wait for the step
-        if self.device.type == "cpu":
-            self.check_loss()
-        # Update the weights, and their average unless float16's scaler has skipped the step
-        scale = self.scaler.get_scale()
+        own_loss = self._backward(images, targets, mean_images, num_parts)
+        self.loss = self.group.mean(own_loss.clone())
+        # Check this loss before it ruins the weights; on a GPU, where this would wait for it, that of an earlier step
+        self._losses.add(self.loss, own_loss, self.progress.step + 1, self.current_lr, batch)
+        self._read_losses()
+        self._update_weights()
+
+    def _update_weights(self) -> None:
+        """Update the weights, and their average unless float16's scaler has skipped the step."""
+        # Fused optimizers skip their step if this is 1, which the CPU need not know
+        if self._losses.delay and not self.scaler.is_enabled() and is_fused(self.optimizer):
+            torch.maximum(self._skip_updates, (~self.loss.isfinite()).float(), out=self._skip_updates)
+            self.optimizer.found_inf = self._skip_updates  # type: ignore[attr-defined]
+        # Reading the scale waits for a GPU; there, a skipped step averages the same weights once more
+        reads_scale = not self._losses.delay
+        scale = self.scaler.get_scale() if reads_scale else 0.0
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.ema is not None and self.scaler.get_scale() >= scale:
+        if self.ema is not None and (not reads_scale or self.scaler.get_scale() >= scale):
             self.ema.update_parameters(self.model)
 
     def _backward(self, images: Tensor, targets: Tensor, mean_images: float, num_parts: int) -> Tensor:
@@ -282,32 +300,36 @@ class Trainer:
         check_interrupt()
 
     def check_loss(self) -> None:
-        """Raise a DivergedError if the last step's loss is not finite. On a GPU, this waits for the step."""
-        loss = self.loss.item()
-        if math.isfinite(loss):
+        """Raise a DivergedError if the loss of any step so far is not finite. This waits for a GPU."""
+        self._read_losses(all_steps=True)
+
+    def _read_losses(self, *, all_steps: bool = False) -> None:
+        """Check the losses that are due, or of all steps, and pass them to the hooks."""
+        for step_loss in self._losses.read(all_steps=all_steps):
+            self._check_finite(step_loss)
+            self._call_hooks("after_loss", step_loss)
+
+    def _check_finite(self, step_loss: StepLoss) -> None:
+        """Raise a DivergedError unless a loss is finite, or float16's scaler has skipped the step."""
+        if math.isfinite(step_loss.loss):
             self._overflows = 0
             return
-        # float16's scaler skips steps that overflow, and reduces its scale; a step may be checked several times
-        self._overflows += self._last_step != self._last_overflow
-        self._last_overflow = self._last_step
+        # The scaler skips steps that overflow, and reduces its scale
+        self._overflows += 1
         if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:
             return
+        self.diverged = replace(step_loss, batch=self._diverged_batch(step_loss))
         self._call_hooks("on_divergence")
-        step, batch = self.diverged_batch()
         raise DivergedError(
-            f"the loss is {loss} at step {step} (epoch {self.progress.epoch + 1}, learning rate "
-            f"{self.current_lr:.3g}, images {first_few(batch.names)}); lower SOLVER.LR or raise SOLVER.WARMUP_EPOCHS"
+            f"the loss is {step_loss.loss} at step {step_loss.step} (epoch {self.progress.epoch + 1}, learning rate "
+            f"{step_loss.lr:.3g}, images {first_few(self.diverged.batch.names)}); "
+            "lower SOLVER.LR or raise SOLVER.WARMUP_EPOCHS"
         )
 
-    def diverged_batch(self) -> tuple[int, Batch]:
-        """Return the number and batch of the last step, preferring a batch from a process whose loss is not finite.
-
-        All processes must call this together.
-        """
-        # Ranks with a finite loss contribute None; if all losses are finite, only their mean overflowed
-        batches = self.group.gather(None if math.isfinite(self._last_loss.item()) else self._last_batch)
-        batch = next(filter(None, batches), None) or self.group.broadcast(self._last_batch)
-        return self._last_step, cast("Batch", batch)
+    def _diverged_batch(self, step_loss: StepLoss) -> Batch:
+        """Return the step's batch in a process whose loss is not finite, or in rank 0 if only their mean overflowed."""
+        batches = self.group.gather(None if math.isfinite(step_loss.own_loss) else step_loss.batch)
+        return next(filter(None, batches), None) or self.group.broadcast(step_loss.batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that is needed to resume here. All processes must call this together."""
@@ -334,14 +356,14 @@ class Trainer:
             self.ema.module.load_state_dict(state["model_ema"])
             self.ema.n_averaged.fill_(state["ema_steps"])
         self.scaler.load_state_dict(state["scaler"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.progress = TrainingProgress(
             state["epoch"], state["step"], state["best_top1"], dict(state["metrics"])
         )
         self.corrupt_images.messages.update(dict.fromkeys(state["corrupt_images"]))
         rank = self.group.rank
         if rank >= len(state["rng"]):  # the run has more processes than before
-            torch.manual_seed(derive_seed(torch.initial_seed(), state["step"]))
+            seed_device(derive_seed(torch.initial_seed(), state["step"]), self.device)
             return
         torch.set_rng_state(state["rng"][rank])
         if self.device.type == "cuda" and state["cuda_rng"][rank] is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from fbnetv3.modeling.qat.quantized_layers import read_ranges
+from fbnetv3.training.devices.delayed_losses import StepLoss
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
 from fbnetv3.training.run_state.metrics import plot_curve, selection_accuracy, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 Callback = Callable[[dict[str, float]], bool | None]
 """Takes the results of an epoch; returns False to end the run."""
+
+# Seconds between drawings of the curve, which may take as long as a short epoch
+_DRAWING_PERIOD = 30.0
 
 _LABELS = {"top1": "top1", "top5": "top5", "map": "mAP", "f1": "F1"}
 ACCURACY_LABELS = _LABELS | {f"ema_{key}": f"EMA {label}" for key, label in _LABELS.items()}
@@ -124,28 +129,31 @@ class CheckpointHook(Hook):
 class DivergenceHook(Hook):
     """Saves the batch (before mixup), its image names and the weights when the loss is not finite.
 
-    On a CPU these are the weights that gave the loss; on a GPU, those after the step.
+    On a CPU, and with fused optimizers (sgd and adamw on a GPU), these are the weights that gave the loss; with others,
+    those some steps later.
     """
 
     run_folder: RunFolder
 
     def on_divergence(self, trainer: Trainer) -> None:
         """Save the batch and the weights."""
-        # All processes exchange the batch; one writes it
-        step, batch = trainer.diverged_batch()
-        if not trainer.group.is_rank_0:
+        diverged = trainer.diverged
+        if not trainer.group.is_rank_0 or diverged is None:
             return
+        batch = diverged.batch
         dump = {
-            "step": step,
-            "lr": trainer.current_lr,
-            "loss": trainer.loss.item(),
+            "step": diverged.step,
+            "lr": diverged.lr,
+            "loss": diverged.loss,
             "images": batch.images.cpu(),
             "targets": batch.targets.cpu(),
             "names": batch.names,
             "model": trainer.model.state_dict(),
         }
         save_checkpoint(self.run_folder.diverged, dump)
-        logger.info("the batch and weights of step %d are saved in %s", step, self.run_folder.diverged)
+        logger.info(
+            "the batch and weights of step %d are saved in %s", diverged.step, self.run_folder.diverged
+        )
 
 
 @dataclass
@@ -174,7 +182,7 @@ class MetricsHook(Hook):
     """Writes the metrics file (JSON lines) and the figure of the learning curve, and passes entries to trackers.
 
     Entries have "step" and "epoch". Every `period` steps and at the end of an epoch they also have "loss" and "lr",
-    after an evaluation "val_...".
+    after an evaluation "val_...". Short epochs share a drawing of the figure.
     """
 
     run_folder: RunFolder
@@ -182,6 +190,8 @@ class MetricsHook(Hook):
     tracker_names: Sequence[str] = ()
     config: Mapping[str, Any] = field(default_factory=dict)  # for the trackers
     trackers: RunTrackers | None = field(init=False, default=None)
+    is_drawn: bool = field(init=False, default=True)  # all evaluations are in the figure
+    drawing_time: float = field(init=False, default=-math.inf)
 
     def before_train(self, trainer: Trainer) -> None:
         """Drop entries after the checkpoint from which the run resumes."""
@@ -189,21 +199,40 @@ class MetricsHook(Hook):
         truncate_metrics(self.run_folder.metrics, progress.step, progress.epoch)
         self.trackers = RunTrackers(self.tracker_names, self.run_folder.path, self.config, progress.step)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_loss(self, trainer: Trainer, loss: StepLoss) -> None:
         """Write loss and learning rate."""
-        step = trainer.progress.step
+        step = loss.step
         if step % self.period == 0 or step % len(trainer.loader) == 0:  # each epoch's end is in the curve
             epoch = step / len(trainer.loader)
-            self._write(
-                {"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr}
-            )
+            self._write({"step": step, "epoch": epoch, "loss": loss.loss, "lr": loss.lr})
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Write the evaluation and draw the curve."""
+        """Write the evaluation, and draw the curve unless that was done a moment ago."""
         progress = trainer.progress
         if progress.metrics:
             self._write({"step": progress.step, "epoch": progress.epoch, **progress.metrics})
+            self.is_drawn = False
+            if time.monotonic() - self.drawing_time > _DRAWING_PERIOD:
+                self._draw()
+
+    def after_train(self, trainer: Trainer) -> None:
+        """Draw the curve."""
+        self._draw()
+
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """Draw the curve."""
+        self._draw()
+
+    def on_divergence(self, trainer: Trainer) -> None:
+        """Draw the curve."""
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the evaluations that the figure does not have."""
+        if not self.is_drawn:
             plot_curve(self.run_folder.metrics, self.run_folder.curve)
+            self.is_drawn = True
+            self.drawing_time = time.monotonic()
 
     def _write(self, entry: dict[str, float]) -> None:
         append_json_line(self.run_folder.metrics, entry)
@@ -225,6 +254,7 @@ class ProgressHook(Hook):
     bar: tqdm = field(init=False, default_factory=lambda: tqdm(disable=True))
     start_time: float = field(init=False, default=0.0)
     start_step: int = field(init=False, default=0)
+    last_loss: float | None = field(init=False, default=None)
 
     def before_train(self, trainer: Trainer) -> None:
         """Start the clock."""
@@ -242,11 +272,14 @@ class ProgressHook(Hook):
             disable=None if self.enabled else True,
         )
 
+    def after_loss(self, trainer: Trainer, loss: StepLoss) -> None:
+        """Keep the loss, which `trainer.loss` would wait for on a GPU."""
+        self.last_loss = loss.loss
+
     def after_step(self, trainer: Trainer) -> None:
         """Advance the bar."""
-        # Reading the loss waits for a GPU, so not at every step
-        if not self.bar.disable and self.bar.n % 10 == 0:
-            text = f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}"
+        if not self.bar.disable and self.bar.n % 10 == 0 and self.last_loss is not None:
+            text = f"loss {self.last_loss:.3f}, lr {trainer.current_lr:.3g}"
             self.bar.set_postfix_str(f"{text}, {self._remaining(trainer)} left in run", refresh=False)
         self.bar.update()
         if self.bar.n == self.bar.total:
@@ -255,7 +288,9 @@ class ProgressHook(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         """Log the results."""
         progress = trainer.progress
-        parts = [f"last batch's loss {trainer.loss.item():.4f}", f"lr {trainer.current_lr:.3g}"]
+        parts = [f"lr {trainer.current_lr:.3g}"]
+        if self.last_loss is not None:  # a resumed run may begin at the end of an epoch
+            parts.insert(0, f"last batch's loss {self.last_loss:.4f}")
         for key, label in ACCURACY_LABELS.items():
             if f"val_{key}" in progress.metrics:
                 parts.append(f"{label} {progress.metrics[f'val_{key}']:.2f}%")

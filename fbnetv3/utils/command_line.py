@@ -145,6 +145,11 @@ def _run(
         message = prefix + one_line(error, _MAX_MESSAGE_LENGTH)
     except MemoryError:
         message = f"{prefix}out of memory"
+    except RuntimeError as error:
+        # torch's error, known by its name, so that tools without torch need not import it
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        message = prefix + one_line(error, _MAX_MESSAGE_LENGTH)
     except BrokenPipeError:  # the reader of our output has exited, as in `tool | head`
         sys.stderr.close()
         return 1

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*numbers: int) -> int:
@@ -17,6 +21,28 @@ def derive_seed(*numbers: int) -> int:
         mixed = ((mixed ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**63 - 1)
         mixed ^= mixed >> 29
     return mixed
+
+
+@contextlib.contextmanager
+def forked_random_state(device: torch.device) -> Iterator[None]:
+    """Restore torch's random state at the end of the block: that of the CPU and, if `device` is a GPU, its own.
+
+    Other GPUs are left alone; with a CPU, CUDA is not even started.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed what `forked_random_state` restores; `torch.manual_seed` would also seed all other GPUs."""
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -114,6 +114,7 @@ def write_digits_config(file, scenes):
                 "TEST_IMAGES": str(scenes / "test"),
             }
         },
+        "DATALOADER": {"NUM_WORKERS": 0},
         "INPUT": {"MIN_SIZE_TRAIN": [64, 80], "MAX_SIZE_TRAIN": 112, "RANDOM_FLIP": "horizontal"},
         "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "WARMUP_ITERS": 1, "CHECKPOINT_PERIOD": 2},
         "TEST": {"EVAL_PERIOD": 0},

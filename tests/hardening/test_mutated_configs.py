@@ -60,7 +60,7 @@ CHOICES = {
     "SOLVER.LOSS": ["cross_entropy", "focal", "binary_cross_entropy", "sigmoid_focal"],
     "SOLVER.CLASS_WEIGHTS": [[], ["3=2"], ["3=-1"], ["x=1"], ["0=0", "9=1e400"]],
     "MODEL.FREEZE": ["none", "stem", "trunk", "0", "2", "99", "-1"],
-    "SOLVER.PRECISION": ["float32", "bfloat16", "float16"],
+    "SOLVER.PRECISION": ["auto", "float32", "bfloat16", "float16"],
     "INPUT.CROP": ["random_resized", "padded", "none"],
     "INPUT.AUTO_AUGMENT": ["none", "autoaugment", "randaugment"],
     "DEVICE": ["cpu", "meta", "mps", "cuda:9", "cpu:1", "xla", "vulkan"],

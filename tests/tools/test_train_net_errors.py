@@ -49,7 +49,7 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 is too large for SOLVER.BATCH_SIZE 8"),
         (
             ["SOLVER.PRECISION", "float8"],
-            "SOLVER.PRECISION 'float8' must be one of float32, bfloat16, float16",
+            "SOLVER.PRECISION 'float8' must be one of auto, float32, bfloat16, float16",
         ),
         (
             ["INPUT.AUTO_AUGMENT", "yes"],

@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 EMPTY_STATE = dict.fromkeys(CLASSIFIER_KEYS)
 
 
-def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **arguments):
+def make_trainer(
+    hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, fused=False, device=CPU, **arguments
+):
     """Build the trainer of a linear network that learns whether an image is dark or bright."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 64)
@@ -27,17 +29,17 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
     dataset = ArrayDataset("bright", images, targets, ["dark", "bright"])
     transform = Preprocessing(4, 4, (0.5,), (0.5,)).transform()
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(16, 2))
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(16, 2)).to(device)
     loader = build_loader(dataset, transform, batch_size=16, training=True, seed=seed)
     return Trainer(
         model,
         supervised_objective,
-        build_sgd(model.parameters(), lr, momentum=0.9, nesterov=True),
+        build_sgd(model.parameters(), lr, momentum=0.9, nesterov=True, fused=fused),
         build_schedule("cosine", epochs),
         loader,
         lr=lr,
         epochs=epochs,
-        device=CPU,
+        device=device,
         channels_last=False,
         ema=ModelEMA(model, ema) if ema is not None else None,
         hooks=hooks,

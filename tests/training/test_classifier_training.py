@@ -8,7 +8,7 @@ from torch import distributed
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
-from fbnetv3.errors import UserError
+from fbnetv3.errors import DeviceMemoryError, UserError
 from fbnetv3.training import Trainer, train
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.metrics import read_metrics
@@ -81,7 +81,7 @@ def test_errors_while_resuming_that_are_not_the_checkpoints(tmp_path, monkeypatc
             raise distributed.DistError
         return value
 
-    with monkeypatch.context() as patch, pytest.raises(torch.cuda.OutOfMemoryError):
+    with monkeypatch.context() as patch, pytest.raises(DeviceMemoryError):
         patch.setattr(Trainer, "load_state_dict", run_out_of_memory)
         train(make_config(tmp_path), resume=True)
     with monkeypatch.context() as patch, pytest.raises(distributed.DistError):

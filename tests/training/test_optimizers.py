@@ -1,6 +1,7 @@
 """Optimizers."""
 
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import fbnetv3
 from fbnetv3.config import get_cfg
 from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.errors import MissingPackageError, UsageError, UserError
+from fbnetv3.training.optimizers import is_fused, load_optimizer_state
 from fbnetv3.training.solver import optimizer_from_config
 
 
@@ -98,6 +100,39 @@ def test_learning_rates_scale_with_the_batch_size():
         return build("sgd", LR=0.1, LR_BATCH_SIZE=64, LR_SCALING=scaling).param_groups[0]["lr"]
 
     assert base("linear") == pytest.approx(0.4) and base("sqrt") == pytest.approx(0.2)  # BATCH_SIZE is 256
+
+
+@pytest.mark.parametrize(("name", "can_be_fused"), [("sgd", True), ("adamw", True), ("rmsprop", False)])
+def test_updates_are_fused_on_a_gpu(name, can_be_fused, monkeypatch):
+    assert not is_fused(build(name))
+    monkeypatch.setattr(nn.Parameter, "is_cuda", True, raising=False)
+    assert is_fused(build(name)) == can_be_fused
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("saved_on_gpu", [True, False])
+def test_a_state_can_be_loaded_on_a_device_that_computes_differently(name, saved_on_gpu):
+    def take_step(optimizer, model):
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).square().sum().backward()
+        optimizer.step()
+
+    def make(fused, seed=0):
+        torch.manual_seed(seed)
+        model = nn.Linear(2, 2)
+        settings = {
+            "sgd": {"momentum": 0.9, "nesterov": True},
+            "adamw": {"betas": (0.9, 0.99), "adam_eps": 1e-8},
+        }
+        return OPTIMIZERS.get(name)(model.parameters(), 0.1, fused=fused, **settings[name]), model
+
+    (saved, trained), (loaded, copy) = make(saved_on_gpu), make(not saved_on_gpu, seed=1)
+    take_step(saved, trained)
+    copy.load_state_dict(trained.state_dict())
+    load_optimizer_state(loaded, deepcopy(saved.state_dict()))
+    assert is_fused(loaded) != saved_on_gpu
+    take_step(saved, trained), take_step(loaded, copy)
+    torch.testing.assert_close(copy.weight, trained.weight)
 
 
 def small_network():

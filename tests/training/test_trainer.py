@@ -17,9 +17,10 @@ from fbnetv3.errors import Terminated
 from fbnetv3.training import Hook, evaluate
 from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.processes.interrupts import _pending, check_interrupt, deferred_interrupts
+from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import DivergenceHook, EvaluationHook
+from fbnetv3.training.training_hooks import DivergenceHook, EvaluationHook, MetricsHook
 from fbnetv3.utils.files import remove_partial_files
 from tests.training.small_trainer import CPU, flat_weights, make_checkpointing, make_trainer
 
@@ -158,8 +159,6 @@ def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
 
 
 def test_float16_may_skip_100_consecutive_steps():
-    """On a CPU, the loss of each step is checked more than once."""
-
     def objective(model, images, targets):
         return supervised_objective(model, images, targets) * float("inf")
 
@@ -311,6 +310,19 @@ def test_half_precision(precision):
     assert not torch.equal(flat_weights(trainer), flat_weights(exact))
     assert (flat_weights(trainer) - flat_weights(exact)).abs().max() < 0.1
     assert flat_weights(trainer).dtype == torch.float32
+
+
+def test_short_epochs_share_a_drawing_of_the_curve(tmp_path, monkeypatch):
+    """The first one has its own, and the end of the run, so that the figure has all epochs."""
+
+    def draw(metrics, figure):
+        epochs_drawn.append(len(read_learning_curve(metrics)))
+
+    epochs_drawn = []
+    monkeypatch.setattr("fbnetv3.training.training_hooks.plot_curve", draw)
+    hooks = [EvaluationHook(lambda model: {"top1": 1.0}), MetricsHook(RunFolder(tmp_path), period=20)]
+    make_trainer(hooks, epochs=5).run()
+    assert epochs_drawn == [1, 5]
 
 
 def test_epochs_without_evaluation_have_no_metrics(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+import torch
 
 from fbnetv3.errors import UnknownNameError, UsageError, UserError
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
@@ -19,6 +20,11 @@ from fbnetv3.utils.imports import import_modules, user_modules
         (UnknownNameError("unknown thing"), 2, "error: unknown thing\n"),
         (FileNotFoundError(2, "No such file", "x.txt"), 1, "error: x.txt: No such file\n"),
         (MemoryError(), 1, "error: out of memory\n"),
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried"),
+            1,
+            "error: CUDA out of memory. Tried\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; use --resume\n"),
     ],
 )

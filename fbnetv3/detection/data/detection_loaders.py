@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from detectron2.data.build import (
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fbnetv3.data.batches.worker_count import available_cpus, choose_workers, processes_of_machine
 from fbnetv3.data.loader import SignalSafeLoader, init_worker
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, build_training_mapper
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
@@ -146,5 +146,14 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
 
 
 def _loader_options(cfg: CfgNode) -> dict[str, Any]:
-    num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-    return {"num_workers": num_workers, "collate_fn": list, "worker_init_fn": init_worker}
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    return {
+        # detectron2's default suits large machines: no more workers than the machine has CPUs for them
+        "num_workers": min(
+            cfg.DATALOADER.NUM_WORKERS, choose_workers(available_cpus(), processes_of_machine(), on_gpu)
+        ),
+        "collate_fn": list,
+        "worker_init_fn": init_worker,
+        # So that `send_inputs` need not wait for the GPU
+        "pin_memory": on_gpu,
+    }

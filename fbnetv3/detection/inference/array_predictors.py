@@ -30,9 +30,12 @@ from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.errors import UsageError
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
 from fbnetv3.utils.logging_setup import quiet_detectron2
 
 logger = logging.getLogger(__name__)
+
+_SAVE_MEMORY = "lower INPUT.MIN_SIZE_TEST, or the number of images per batch"
 
 
 class ArrayPredictor(Protocol):
@@ -71,6 +74,7 @@ class ConfigPredictor:
         self.input_format = self.cfg.INPUT.FORMAT
         self.skeleton = detector_skeleton(self.cfg)
         self._resize = inference_resize(self.cfg)
+        self._device = torch.device(self.cfg.MODEL.DEVICE)
 
     @classmethod
     def from_checkpoint(
@@ -97,15 +101,15 @@ class ConfigPredictor:
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
             resized = self._resize.get_transform(image).apply_image(image)
-            channels_first = np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32)
-            tensor = torch.from_numpy(channels_first)
+            # As bytes, a quarter of the floats that the model converts them to
+            tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
         # Run one batch for each size
         detections: dict[int, Instances] = {}
         for indices in indices_by_shape.values():
-            with quiet_detectron2():
+            with quiet_detectron2(), explain_out_of_memory(self._device, _SAVE_MEMORY):
                 outputs = self.model([inputs[i] for i in indices])
             for i, output in zip(indices, outputs, strict=True):
                 detections[i] = output["instances"].to("cpu")

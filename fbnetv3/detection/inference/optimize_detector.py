@@ -14,7 +14,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-from torchvision.ops import nms
+from torchvision.ops import clip_boxes_to_image, nms
 
 from fbnetv3.detection.models.detector_heads import BlockRPNHead, FBNetV3BoxHead
 from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
@@ -133,49 +133,47 @@ class LazyDecodeRPN(RPN):
             levels.append(torch.full_like(index[0], level))
         # Run NMS image by image, on the boxes of all levels
         images = zip(torch.cat(boxes, 1), torch.cat(scores, 1), image_sizes, strict=True)
-        all_levels = torch.cat(levels)
-        return [
-            self._select_proposals(Boxes(boxes), scores, all_levels, size) for boxes, scores, size in images
-        ]
+        # With a single level there is nothing to tell apart
+        all_levels = torch.cat(levels) if len(levels) > 1 else None
+        return [self._select_proposals(boxes, scores, all_levels, size) for boxes, scores, size in images]
 
     def _select_proposals(
-        self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]
+        self, boxes: Tensor, scores: Tensor, levels: Tensor | None, size: tuple[int, int]
     ) -> Instances:
         """Return the proposals of an image: valid boxes after NMS, best first."""
-        # Remove invalid boxes as detectron2 does
-        is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
-        boxes = boxes[is_finite]
-        scores = scores[is_finite]
-        levels = levels[is_finite]
-        boxes.clip(size)
-        valid = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
+        # Find the boxes that detectron2 does not remove, in one pass: a GPU is waited for here, and in NMS
+        is_finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+        boxes = clip_boxes_to_image(boxes, size)
+        is_large = (boxes[:, 2:] - boxes[:, :2] > self.min_box_size).all(dim=1)
+        valid = (is_finite & is_large).nonzero().squeeze(1)
         # NMS from the best box to the worst
         order = valid[scores[valid].argsort(descending=True, stable=True)]
-        selected = order[self._nms_until_enough(boxes.tensor[order], scores[order], levels[order])]
+        ordered_levels = None if levels is None else levels[order]
+        selected = order[self._nms_until_enough(boxes[order], scores[order], ordered_levels)]
         proposals = Instances(size)
-        proposals.proposal_boxes = boxes[selected]
+        proposals.proposal_boxes = Boxes(boxes[selected])
         proposals.objectness_logits = scores[selected]
         return proposals
 
-    def _nms_until_enough(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
+    def _nms_until_enough(self, boxes: Tensor, scores: Tensor, levels: Tensor | None) -> Tensor:
         """Return indices of the first `post_nms_topk` boxes that NMS keeps. The boxes are sorted by score."""
         num_proposals = self.post_nms_topk[False]
         num_boxes = _NMS_LOOKAHEAD * num_proposals
         while True:
             best = slice(num_boxes)
-            indices = _nms_per_level(boxes[best], scores[best], levels[best], self.nms_thresh)
+            best_levels = None if levels is None else levels[best]
+            indices = _nms_per_level(boxes[best], scores[best], best_levels, self.nms_thresh)
             if len(indices) >= num_proposals or num_boxes >= len(boxes):
                 return indices[:num_proposals]
             num_boxes *= 2
 
 
-def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: float) -> Tensor:
+def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor | None, threshold: float) -> Tensor:
     """Return the sorted indices of the boxes that NMS within each level keeps. The boxes are sorted by score."""
-    distinct_levels = levels.unique()
-    if len(distinct_levels) < 2:
+    if levels is None:
         return nms(boxes, scores, threshold)
     selected = []
-    for level in distinct_levels:
+    for level in levels.unique():
         rows = (levels == level).nonzero().squeeze(1)
         selected.append(rows[nms(boxes[rows], scores[rows], threshold)])
     return torch.cat(selected).sort().values
@@ -206,15 +204,15 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
         deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)
         candidate_deltas = deltas[rows, classes if deltas.shape[1] > 1 else 0]
         candidate_proposals = proposals.proposal_boxes.tensor[rows]
-        boxes = Boxes(self.box2box_transform.apply_deltas(candidate_deltas, candidate_proposals))
-        boxes.clip(proposals.image_size)
+        decoded = self.box2box_transform.apply_deltas(candidate_deltas, candidate_proposals)
+        boxes = clip_boxes_to_image(decoded, proposals.image_size)
 
         # NMS within each class
-        selected = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
+        selected = batched_nms(boxes, scores, classes, self.test_nms_thresh)
         if self.test_topk_per_image >= 0:
             selected = selected[: self.test_topk_per_image]
         instances = Instances(proposals.image_size)
-        instances.pred_boxes = boxes[selected]
+        instances.pred_boxes = Boxes(boxes[selected])
         instances.scores = scores[selected]
         instances.pred_classes = classes[selected]
         return instances, rows[selected]

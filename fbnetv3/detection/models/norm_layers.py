@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
-from detectron2.layers import get_norm
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from torch import Tensor, nn
 
 from fbnetv3.errors import UsageError, suggest
@@ -15,6 +15,9 @@ from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
 Norm = str | Callable[[int], nn.Module]
 
 NORMS = ("BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN", "GN", "LN")
+
+EQUAL_NORMS = (FrozenBatchNorm2d, NaiveSyncBatchNorm)
+"""detectron2's norms whose buffers stay equal in all processes during training."""
 
 
 def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:

@@ -24,6 +24,7 @@ from fbnetv3.modeling.checkpoint_contents import (
     extract_state_dict,
 )
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
+from fbnetv3.training.devices.device_memory import is_out_of_memory
 from fbnetv3.training.run_state.checkpoints import (
     State,
     has_numbered_name,
@@ -105,6 +106,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             for key, value in self.checkpointables.items():
                 value.load_state_dict(state[key])
         except (KeyError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise WeightsError(
                 f"{self.save_dir}: cannot resume: the checkpoint comes from a different network or run "
                 f"({one_line(error)}); choose a different OUTPUT_DIR"

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, inference_on_dataset
@@ -29,10 +30,11 @@ from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import recorded_classes, use_recorded_detector
 from fbnetv3.detection.training.coco_evaluator import CleanCOCOEvaluator
 from fbnetv3.detection.training.detector_checkpoint import load_detector
-from fbnetv3.detection.training.detector_setup import build_detector, detector_process_group
+from fbnetv3.detection.training.detector_setup import build_detector, detector_process_group, use_own_gpu
 from fbnetv3.detection.training.evaluation_tables import COLUMNS, Results, format_precision, write_results
 from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import UsageError
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
 from fbnetv3.training.run_state.detector_record import read_detector_record
@@ -65,6 +67,7 @@ def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
                 "DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.CUSTOM"
             )
         check_supported_keys(cfg)
+        cfg = use_own_gpu(cfg, group)
         weights = select_weights(cfg, keep)
         if not weights:
             raise UsageError(
@@ -114,7 +117,10 @@ def evaluate_datasets(
         dataset_folder = folder / name if folder else None
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
             evaluator = _build_evaluator(cfg, name, dataset_folder, classes)
-            task_results = inference_on_dataset(evaluated, _InterruptibleLoader(loader, group), evaluator)
+            with explain_out_of_memory(torch.device(cfg.MODEL.DEVICE), "lower INPUT.MIN_SIZE_TEST"):
+                task_results = inference_on_dataset(
+                    evaluated, _InterruptibleLoader(loader, group), evaluator
+                )
         # Only rank 0 gathers the detections
         if group.is_rank_0:
             results[name] = {task: dict(values) for task, values in task_results.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -43,19 +44,74 @@ def build_detector(cfg: CfgNode) -> nn.Module:
 
 
 def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
-    """Build `SOLVER.OPTIMIZER`, with detectron2's keys for weight decay, biases and gradient clipping."""
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        return build_optimizer(cfg, model)
-    # detectron2 builds SGD only; AdamW gets the same parameter groups
-    parameters = get_default_optimizer_params(
+    """Build `SOLVER.OPTIMIZER`, with detectron2's keys for weight decay, biases and gradient clipping.
+
+    On a GPU it is torch's fused implementation, except with gradient clipping: detectron2 clips before the step, while
+    a fused optimizer divides by the scale of float16 within it.
+    """
+    optimizer: optim.Optimizer
+    fused = prefers_fused(cfg)
+    if cfg.SOLVER.OPTIMIZER == "AdamW":
+        adamw = optim.AdamW(
+            _parameter_groups(cfg, model),
+            cfg.SOLVER.BASE_LR,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            fused=fused or None,
+        )
+        optimizer = maybe_add_gradient_clipping(cfg, adamw)
+    elif fused:  # detectron2 asks for another implementation
+        optimizer = optim.SGD(
+            _parameter_groups(cfg, model),
+            cfg.SOLVER.BASE_LR,
+            momentum=cfg.SOLVER.MOMENTUM,
+            nesterov=cfg.SOLVER.NESTEROV,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            fused=True,
+        )
+    else:
+        optimizer = build_optimizer(cfg, model)
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    return optimizer
+
+
+def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
+    """Return the parameter groups that detectron2 builds for SGD."""
+    return get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    adamw = optim.AdamW(parameters, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-    return maybe_add_gradient_clipping(cfg, adamw)
+
+
+def _keep_implementation(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state to load with the optimizer's own implementation, which depends on the device, not on the run."""
+    groups = optimizer.param_groups
+    if len(groups) != len(state["param_groups"]):  # torch reports it
+        return state
+    own_choices = [{key: group[key] for key in ("foreach", "fused")} for group in groups]
+    merged = [{**saved, **own} for saved, own in zip(state["param_groups"], own_choices, strict=True)]
+    return {**state, "param_groups": merged}
+
+
+def prefers_fused(cfg: CfgNode) -> bool:
+    """Return whether the optimizer of a config is torch's fused implementation."""
+    return cfg.MODEL.DEVICE.startswith("cuda") and not cfg.SOLVER.CLIP_GRADIENTS.ENABLED
+
+
+def use_own_gpu(cfg: CfgNode, group: ProcessGroup) -> CfgNode:
+    """Return a config without the number of a GPU if there are several processes, each of which has its own.
+
+    That is the current one, which "cuda" stands for.
+    """
+    if group.size == 1 or not cfg.MODEL.DEVICE.startswith("cuda"):
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda"
+    cfg.freeze()
+    return cfg
 
 
 def scale_to_world_size(cfg: CfgNode, group: ProcessGroup) -> CfgNode:

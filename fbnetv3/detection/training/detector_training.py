@@ -21,6 +21,7 @@ from fbnetv3.detection.data.detector_class_matching import model_classes
 from fbnetv3.detection.detector_run_result import DetectorResult, describe_detector_run
 from fbnetv3.detection.models.classifier_preprocessing import use_classifier_preprocessing
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
+from fbnetv3.detection.models.norm_layers import EQUAL_NORMS
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
 from fbnetv3.detection.training.augmented_figure import draw_training_inputs, first_inputs
 from fbnetv3.detection.training.best_detector import PeriodicEvaluationHook, selection_precision
@@ -40,11 +41,14 @@ from fbnetv3.detection.training.detector_setup import (
     detector_process_group,
     scale_to_world_size,
     training_precision,
+    use_own_gpu,
 )
 from fbnetv3.detection.training.detector_state import DetectorState
 from fbnetv3.detection.training.evaluation_tables import Results
 from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import Terminated
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
+from fbnetv3.training.optimizers import is_fused
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
 from fbnetv3.training.reports.evaluation_report import warn_on_failure
@@ -58,9 +62,11 @@ from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.logging_setup import log_to_file, quiet_detectron2, quiet_other_ranks
 from fbnetv3.utils.plotting import save_figure
-from fbnetv3.utils.random_state import derive_seed
+from fbnetv3.utils.random_state import derive_seed, forked_random_state, seed_device
 
 logger = logging.getLogger(__name__)
+
+_SAVE_MEMORY = "lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or set SOLVER.AMP.ENABLED True"
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,24 @@ def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
     """Train and evaluate the detector that a config from `load_detection_config` describes.
 
     Nothing is written until the config has been validated. `resume` continues from the newest checkpoint in
-    `OUTPUT_DIR`, if there is one.
+    `OUTPUT_DIR`, if there is one. A device with too little memory is a DeviceMemoryError.
     """
     check_supported_keys(cfg)
     run_folder = RunFolder(cfg.OUTPUT_DIR)
     with (
         detector_process_group(cfg) as group,
-        torch.random.fork_rng(),
         quiet_other_ranks(group.rank),
         quiet_detectron2(),
         cudnn_benchmark(cfg.CUDNN_BENCHMARK),
     ):
-        cfg = use_classifier_preprocessing(scale_to_world_size(cfg, group))
-        with run_lock(run_folder, group, resume) as acquire_lock:
+        cfg = use_own_gpu(scale_to_world_size(cfg, group), group)
+        cfg = use_classifier_preprocessing(cfg)
+        device = torch.device(cfg.MODEL.DEVICE)
+        with (
+            forked_random_state(device),
+            explain_out_of_memory(device, _SAVE_MEMORY),
+            run_lock(run_folder, group, resume) as acquire_lock,
+        ):
             run = _DetectorRun(cfg, group, run_folder)
             acquire_lock()
             return run.execute()
@@ -119,7 +130,7 @@ class _DetectorRun:
         images = self.loader.dataset.dicts  # type: ignore[attr-defined]
         cfg, self.anchors = group.broadcast(resolve_anchors(cfg, images, trained))
         self.cfg = cfg
-        torch.manual_seed(derive_seed(self.seed))
+        seed_device(derive_seed(self.seed), self.device)
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
             load_detector(model, cfg.MODEL.WEIGHTS, new_classes=True, classes=self.names or ())
@@ -208,7 +219,7 @@ class _DetectorRun:
     def _build_trainer(self) -> CheckedTrainer:
         """Build the trainer with its hooks, in the order in which they must run after a step."""
         cfg, state = self.cfg, self.state
-        model = self.group.data_parallel(state.model, self.device)
+        model = self.group.data_parallel(state.model, self.device, EQUAL_NORMS)
         precision = training_precision(cfg)
         if precision is torch.bfloat16:
             model = AutocastModel(model, self.device, precision)
@@ -217,6 +228,8 @@ class _DetectorRun:
         else:
             trainer = CheckedAMPTrainer(model, self.loader, state.optimizer, grad_scaler=state.scaler)
         trainer.group = self.group
+        trainer.device = self.device
+        trainer.reads_late = is_fused(state.optimizer)
         trainer.raw_model = state.model
         trainer.diverged_file = self.run_folder.diverged
         # Continue the stream of images where the checkpoint left off
@@ -253,7 +266,7 @@ class _DetectorRun:
         ]
 
     def _seed_step(self, trainer: CheckedTrainer) -> None:
-        torch.manual_seed(derive_seed(self.seed, trainer.iter, self.group.rank))
+        seed_device(derive_seed(self.seed, trainer.iter, self.group.rank), self.device)
 
     def _after_step(self, trainer: CheckedTrainer) -> None:
         """Update the average, write a checkpoint if one is due, and stop after an interrupt."""
@@ -263,8 +276,13 @@ class _DetectorRun:
         completed = trainer.iter + 1
         is_last = completed == trainer.max_iter
         # All processes see the signal after the same step
-        interrupted = agree_on_interrupt(self.group)
-        if interrupted or is_last or completed % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0:
+        interrupted = trainer.any_interrupt and agree_on_interrupt(self.group)
+        saves = interrupted or is_last or completed % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0
+        evaluates = self.cfg.TEST.EVAL_PERIOD > 0 and completed % self.cfg.TEST.EVAL_PERIOD == 0
+        # Only weights of finite losses are saved and evaluated, and the log includes this step
+        if saves or evaluates or completed % LOG_PERIOD == 0:
+            trainer.read_losses()
+        if saves:
             state.save_checkpoint(completed)
         if interrupted:
             check_interrupt()

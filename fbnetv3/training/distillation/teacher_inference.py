@@ -25,6 +25,7 @@ from fbnetv3.training.builders import (
     teacher_logit_cache,
     teacher_resolution,
 )
+from fbnetv3.training.devices.autocast_precision import autocast_dtype
 from fbnetv3.training.distillation.distillation_loss import resize_images
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitCache
 from fbnetv3.training.evaluation.inference_precision import (
@@ -79,7 +80,7 @@ def _logits_of_views(
     """
     corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
     sampler = cast("DistributedSequentialSampler", loader.sampler)
-    precision = getattr(torch, cfg.SOLVER.PRECISION)
+    precision = autocast_dtype(cfg.SOLVER.PRECISION, device)
     teacher.eval()
     if reduces_precision(device, precision):
         cast_weights(teacher, precision)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -25,6 +24,7 @@ from fbnetv3.training.builders import (
     preprocessing_from_config,
     select_device,
 )
+from fbnetv3.training.devices.autocast_precision import autocast_dtype
 from fbnetv3.training.evaluation.classifier_evaluation import evaluate_networks
 from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network
@@ -123,7 +123,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
                 cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
             ),
             device=device,
-            precision=getattr(torch, cfg.SOLVER.PRECISION),
+            precision=autocast_dtype(cfg.SOLVER.PRECISION, device),
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from fbnetv3.data import Batch
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import Inputs, is_multi_label
+from fbnetv3.training.devices.autocast_precision import autocast_dtype
+from fbnetv3.training.devices.device_memory import is_out_of_memory
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.solver import build_mixup, optimizer_from_config, schedule_from_config
 from fbnetv3.training.trainer import Trainer
+from fbnetv3.utils.random_state import forked_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ def halve_until_it_fits(run_step: Callable[[int], None], largest: int, smallest:
         try:
             run_step(batch_size)
             return batch_size
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             batch_size //= 2
         # Outside the handler, whose traceback keeps the step's tensors alive
         if torch.cuda.is_available():
@@ -78,7 +83,7 @@ def find_batch_size(
             device=device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
             mixup=build_mixup(cfg, len(inputs.train.classes)),
-            precision=getattr(torch, cfg.SOLVER.PRECISION),
+            precision=autocast_dtype(cfg.SOLVER.PRECISION, device),
             accumulate=cfg.SOLVER.ACCUMULATE,
             frozen=freeze(network, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM),
         )
@@ -88,7 +93,7 @@ def find_batch_size(
             trainer.step(batch)
             trainer.check_loss()
 
-    with torch.random.fork_rng():
+    with forked_random_state(device):
         largest = cfg.SOLVER.BATCH_SIZE // group.size
         smallest = min(2 * cfg.SOLVER.ACCUMULATE, largest)
         own = halve_until_it_fits(run_steps, largest, smallest)

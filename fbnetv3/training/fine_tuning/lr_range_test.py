@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
 
 from fbnetv3.data import Batch
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import UsageError
-from fbnetv3.training.classifier_training import build_trainer
+from fbnetv3.training.builders import select_device
+from fbnetv3.training.classifier_training import SAVE_MEMORY, build_trainer
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 from fbnetv3.training.solver import batch_size_factor
 from fbnetv3.training.trainer import DivergedError, Trainer
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
+from fbnetv3.utils.random_state import forked_random_state, seed_device
 
 _SMOOTHING = 0.98
 _DIVERGENCE = 4.0  # times the lowest loss
@@ -64,14 +66,15 @@ def find_lr(cfg: CfgNode, *, lowest: float = 1e-6, highest: float = 10.0, steps:
 
     Raises:
         UsageError: the bounds or the config are wrong, or no step has a finite loss.
-        DataError, WeightsError: as in training.
+        DataError, WeightsError, DeviceMemoryError: as in training.
     """
     if not 0 < lowest < highest < float("inf"):
         raise UsageError(
             f"the lowest learning rate, {lowest:g}, must be above 0 and below the highest, {highest:g}"
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.SEED)
+    device = select_device(cfg.DEVICE)
+    with explain_out_of_memory(device, SAVE_MEMORY), forked_random_state(device):
+        seed_device(cfg.SEED, device)
         trainer, fitted = build_trainer(cfg)
         result = RangeTest()
         lrs = np.geomspace(lowest, highest, steps).tolist()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +18,7 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from fbnetv3.errors import UsageError, UserError
+from fbnetv3.modeling.sync_batchnorm import keeps_buffers_equal
 from fbnetv3.utils.command_line import is_multi_process
 from fbnetv3.utils.text import one_line
 
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others before it gives up."""
+
+SHARE_GPU = "FBNETV3_SHARE_GPU"
+"""Environment variable for tests: 1 lets processes share a GPU, and exchange gradients through Gloo."""
 
 
 class LostProcessError(UserError):
@@ -40,7 +45,7 @@ class ProcessGroup:
 
     rank: int = 0
     size: int = 1  # the world size
-    local_rank: int = 0  # rank on this machine, which is also the index of the GPU
+    gpu_index: int = 0  # of the process's own GPU
     cpu_group: Any = field(default=None, repr=False)  # torch's, for everything but gradients
 
     @property
@@ -86,19 +91,38 @@ class ProcessGroup:
 
     def broadcast_buffers(self, *modules: nn.Module | None) -> None:
         """Overwrite the modules' buffers, such as BatchNorm statistics, with those of rank 0."""
-        if self.size > 1:
-            for module in filter(None, modules):
-                for buffer in module.buffers():
-                    dist.broadcast(buffer, src=0)
+        if self.size == 1:
+            return
+        # One message for each data type: a network has hundreds of small buffers
+        buffers: dict[torch.dtype, list[Tensor]] = defaultdict(list)
+        for module in filter(None, modules):
+            for buffer in module.buffers():
+                buffers[buffer.dtype].append(buffer)
+        for group in buffers.values():
+            message = torch.cat([buffer.flatten() for buffer in group])
+            dist.broadcast(message, src=0)
+            parts = message.split([buffer.numel() for buffer in group])
+            for buffer, part in zip(group, parts, strict=True):
+                buffer.copy_(part.view(buffer.shape))
 
-    def data_parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Wrap a model in DistributedDataParallel if there are several processes."""
+    def data_parallel(
+        self, model: nn.Module, device: torch.device, equal_types: tuple[type[nn.Module], ...] = ()
+    ) -> nn.Module:
+        """Wrap a model in DistributedDataParallel if there are several processes.
+
+        Before each forward pass it broadcasts the buffers of rank 0, unless they stay equal anyway: see
+        `keeps_buffers_equal`, also for `equal_types`.
+        """
         if self.size == 1:
             return model
         device_ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
+        parallel = nn.parallel.DistributedDataParallel(
             model, device_ids=device_ids, gradient_as_bucket_view=True
         )
+        # Not an argument: torch 2.14 has renamed it, and only the new name broadcasts them once at the start
+        if keeps_buffers_equal(model, equal_types):
+            parallel.broadcast_buffers = False
+        return parallel
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -113,8 +137,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     """
     # Three cases: a group that the calling program created and will destroy, a single process, torchrun's variables
     if dist.is_initialized():
-        local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), local_rank, _cpu_group())
+        gpu_index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), gpu_index, _cpu_group())
         return
     if not is_multi_process():
         yield SINGLE_PROCESS
@@ -128,12 +152,20 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun"
         )
     rank, size, local_rank = map(_read_integer_variable, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    backend = _select_backend(device, local_rank)
+    backend, gpu = _select_backend(device, local_rank)
     try:
         store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
         store = _store_of_this_launch(store, rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        yield ProcessGroup(rank, size, local_rank, _cpu_group())
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
+            # Without it, NCCL guesses the GPU from the rank, and warns
+            device_id=gpu if backend == "nccl" else None,
+        )
+        yield ProcessGroup(rank, size, gpu.index if gpu else 0, _cpu_group())
     except RuntimeError as error:
         # Gloo's errors do not have their own type
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
@@ -156,17 +188,21 @@ def _read_integer_variable(name: str) -> int:
         raise UsageError(f"{problem}; start several processes with torchrun") from None
 
 
-def _select_backend(device: str, local_rank: int) -> str:
-    """Return the backend for gradients, and make this process's GPU the current one."""
+def _select_backend(device: str, local_rank: int) -> tuple[str, torch.device | None]:
+    """Return the backend for gradients and this process's GPU, which becomes the current one; on CPUs, None."""
     if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
-        return "gloo"
-    if local_rank >= torch.cuda.device_count():
-        problem = f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}"
+        return "gloo", None
+    num_gpus = torch.cuda.device_count()
+    is_shared = os.environ.get(SHARE_GPU) == "1"
+    if not num_gpus or (local_rank >= num_gpus and not is_shared):
+        problem = f"local rank {local_rank} has no GPU: this machine has {num_gpus}"
         raise UsageError(
             f"{problem}; start at most one process per GPU (--num-gpus, torchrun's --nproc-per-node)"
         )
-    torch.cuda.set_device(local_rank)
-    return "nccl"
+    gpu = torch.device("cuda", local_rank % num_gpus)
+    torch.cuda.set_device(gpu)
+    # NCCL does not support two processes on one GPU
+    return "gloo" if is_shared else "nccl", gpu
 
 
 def _store_of_this_launch(store: dist.Store, rank: int, size: int) -> dist.Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_contents import check_finite
@@ -61,9 +63,41 @@ def save_checkpoint(path: Path, state: State) -> None:
     """Write a checkpoint file atomically."""
     with atomic_write(path) as f:
         try:
-            torch.save(state, f)
+            torch.save(state_on_host(state), f)
         except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
             raise OSError(0, f"the disk may be full ({str(error).splitlines()[0]})") from None
+
+
+def state_on_host(state: State) -> State:
+    """Return a state whose tensors are not on a GPU; the others are shared.
+
+    torch.save would wait for the GPU once per tensor. Here all copies are started, and waited for together.
+    """
+    devices: set[torch.device] = set()
+
+    def copy_tensor(tensor: Tensor) -> Tensor:
+        if not tensor.is_cuda:
+            return tensor
+        devices.add(tensor.device)
+        return tensor.to("cpu", non_blocking=True)
+
+    copied = map_tensors(state, copy_tensor)
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return copied
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the tensors in nested dicts, lists and tuples; state dicts keep their `_metadata`."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        mapped = copy.copy(value)
+        mapped.update({key: map_tensors(item, function) for key, item in value.items()})
+        return mapped
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(item, function) for item in value)
+    return value
 
 
 def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:

@@ -29,6 +29,7 @@ CLASSIFIER_IGNORED_KEYS = (
     "DATA.WORKERS",
     "MODEL.CHANNELS_LAST",
     "MODEL.COMPILE",
+    "SOLVER.DETERMINISTIC",
     # The batch size that fits is compared itself
     "SOLVER.FIT_MEMORY",
     # A limit on errors

@@ -239,6 +239,14 @@ def test_other_images_in_a_batch_change_nothing(weights):
     assert predictor([]) == []
 
 
+def test_images_are_sent_to_the_model_as_bytes(weights):
+    dtypes = []
+    predictor = ConfigPredictor(small_config(), weights)
+    predictor.model.register_forward_pre_hook(lambda _, inputs: dtypes.append(inputs[0][0]["image"].dtype))
+    predictor([np.zeros((50, 70, 3), np.uint8)])
+    assert dtypes == [torch.uint8]
+
+
 def test_a_detector_says_that_it_ignores_the_augmentation_of_evaluation(weights, caplog):
     caplog.set_level("INFO")
     cfg = small_config()

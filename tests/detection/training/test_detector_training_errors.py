@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import yaml
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
 
 import fbnetv3
 from fbnetv3.config import is_detection_config
@@ -35,6 +38,23 @@ def test_another_number_of_classes(fails):
     message = fails("MODEL.ROI_HEADS.NUM_CLASSES", "80")
     assert "custom_train has 10 classes (0, 1, 2 and 7 more), but the network has 80" in message
     assert "set MODEL.ROI_HEADS.NUM_CLASSES 10" in message
+
+
+def test_too_little_memory(tool, digits_config, tmp_path, monkeypatch):
+    """Of the GPU in a step of the training, and in the evaluation after it."""
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+    arguments = ("train_net", "--config", digits_config, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR")
+    for key, method in (
+        ("SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN", "losses"),
+        ("INPUT.MIN_SIZE_TEST", "inference"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                RPN if method == "losses" else GeneralizedRCNN, method, mock.Mock(side_effect=error)
+            )
+            ran = tool(*arguments, tmp_path / method)
+        assert (ran.code, ran.err.count("\n")) == (1, 1)
+        assert ran.err.startswith("error: out of memory on cpu") and f": lower {key}" in ran.err
 
 
 def test_retinanet_has_its_own_key_for_the_number_of_classes(digits_config, scenes):

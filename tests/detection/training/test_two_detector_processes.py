@@ -62,6 +62,13 @@ def test_both_have_the_same_weights_and_rank_0_writes_them(results):
     assert both[1]["training"]["results"] == {}
 
 
+def test_a_step_has_one_exchange_besides_gradients_and_batchnorm(results):
+    """Losses, loading times and signals are one message; synchronized statistics are equal without an exchange."""
+    for process in (both["training"] for both in results[0]):
+        assert process["exchanges"] == [1, 1, 1, 1]
+        assert process["broadcasts_buffers"] is False
+
+
 def test_each_has_its_part_of_every_step(results):
     names_0, names_1 = (process["training"]["names"] for process in results[0])
     assert len(names_0) == len(names_1) == 4
@@ -69,11 +76,14 @@ def test_each_has_its_part_of_every_step(results):
         assert len(step_names_0) == len(step_names_1) == 1 and step_names_0 != step_names_1
 
 
-def test_a_non_finite_loss_in_one_process_ends_both_and_names_its_image(results):
+@pytest.mark.parametrize("name", ["diverging", "diverging fused"])
+def test_a_non_finite_loss_in_one_process_ends_both_and_names_its_image(results, name):
     (process_0, process_1), folder = results
-    assert process_0["diverging"] == process_1["diverging"]
-    assert "is nan at step 2" in process_0["diverging"]
-    assert torch.load(folder / "diverged/diverged.pth")["names"] == process_1["training"]["names"][1]
+    assert process_0[name] == process_1[name]
+    assert "is nan at step 2" in process_0[name]
+    dump = torch.load(folder / name.replace("diverging", "diverged").replace(" ", "_") / "diverged.pth")
+    assert dump["names"] == process_1["training"]["names"][1]
+    assert all(value.isfinite().all() for value in dump["model"].values())
 
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 0, 0]])

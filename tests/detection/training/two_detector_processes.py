@@ -3,11 +3,13 @@
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.training import detector_setup
 from fbnetv3.detection.training.checked_trainer import CheckedTrainer
 from fbnetv3.detection.training.detector_training import train_detector
 from fbnetv3.errors import UserError
@@ -57,37 +59,51 @@ def one_value_per_channel():
 
 
 def training(folder, config):
-    """Train briefly; return this process's weights, image names of each step, and results."""
+    """Train briefly; return this process's weights, image names and exchanges of each step, and results."""
     models = []
     image_names = []
+    exchanges = []
     before_train = CheckedTrainer.before_train
     run_step = CheckedTrainer.run_step
 
     def recording_before_train(self):
-        models.append(self.model.module)
+        models.append(self.model)
         before_train(self)
 
     def recording_run_step(self):
-        run_step(self)
+        with mock.patch.object(distributed, "all_reduce", wraps=distributed.all_reduce) as all_reduce:
+            run_step(self)
+        # Those of the synchronized BatchNorm are of float32
+        dtypes = [call.args[0].dtype for call in all_reduce.call_args_list]
+        exchanges.append(dtypes.count(torch.float64))
         image_names.append([image["file_name"] for image in self.data_loader.last_batch])
 
     CheckedTrainer.before_train = recording_before_train
     CheckedTrainer.run_step = recording_run_step
     cfg = load_detection_config(config, ["MODEL.FBNETV3.NORM", "SyncBN", "OUTPUT_DIR", str(folder / "run")])
     result = train_detector(cfg)
-    return {"model": models[0].state_dict(), "names": list(image_names), "results": result.results}
+    return {
+        "model": models[0].module.state_dict(),
+        "broadcasts_buffers": models[0].broadcast_buffers,
+        "names": list(image_names),
+        "exchanges": list(exchanges),
+        "results": result.results,
+    }
 
 
-def diverging(folder, config):
+def diverging(folder, config, fused=False):
     """Train with a non-finite loss on rank 1 only; return the error."""
     write_metrics = CheckedTrainer._write_metrics
+    detector_setup.prefers_fused = lambda cfg: fused
 
     def write_nan(self, loss_dict, *args, **kwargs):
         factor = torch.nan if self.group.rank == 1 and self.iter == 1 else 1
         write_metrics(self, {key: value * factor for key, value in loss_dict.items()}, *args, **kwargs)
 
     CheckedTrainer._write_metrics = write_nan
-    cfg = load_detection_config(config, ["OUTPUT_DIR", str(folder / "diverged")])
+    out = folder / ("diverged_fused" if fused else "diverged")
+    # Without a checkpoint at the step, for which its losses would be read
+    cfg = load_detection_config(config, ["SOLVER.CHECKPOINT_PERIOD", "9", "OUTPUT_DIR", str(out)])
     try:
         train_detector(cfg)
     except UserError as error:
@@ -104,6 +120,7 @@ def main(folder, config):
         "one value per channel": one_value_per_channel(),
         "training": training(folder, config),
         "diverging": diverging(folder, config),
+        "diverging fused": diverging(folder, config, fused=True),
     }
     torch.save(results, folder / f"process{os.environ['RANK']}.pth")
 

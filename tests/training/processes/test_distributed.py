@@ -24,11 +24,12 @@ TRAIN = [ROOT / "tools" / "train_net.py", "--config", configs_folder() / "digits
 TRAIN = [*map(str, TRAIN), "SOLVER.BATCH_SIZE", "128", "SOLVER.WARMUP_EPOCHS", "0"]
 
 
-def torchrun(*arguments):
+def torchrun(*arguments, processes=2, **variables):
     """Start a job of two processes that write to one output stream."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*command, *map(str, arguments)], cwd=ROOT, env=ENVIRONMENT, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env={**ENVIRONMENT, **variables}, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,36 @@ def test_weights_and_statistics_are_those_of_one_process(results, part):
     for process in both:
         for key, value in single["train"][part].items():
             torch.testing.assert_close(process["train"][part][key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_need_no_exchange_with_synchronized_batchnorm(results):
+    """They are equal bit for bit, so that DistributedDataParallel need not broadcast them before each step."""
+    _, (process_0, process_1), _ = results
+    assert (process_0["buffers"]["broadcast_sync"], process_0["buffers"]["broadcast_plain"]) == (
+        False,
+        True,
+    )
+    for key, value in process_0["train"]["model"].items():
+        assert torch.equal(value, process_1["train"]["model"][key]), key
+
+
+def test_buffers_of_rank_0_replace_those_of_others_in_one_message_for_each_type(results):
+    _, both, _ = results
+    expected = both[0]["buffers"]["before"]
+    for process in both:
+        assert process["buffers"]["messages"] == 3  # float32, int64 and bool
+        after = process["buffers"]["after"]
+        assert after.keys() == expected.keys()
+        for key, value in after.items():
+            assert torch.equal(value, expected[key]) and value.stride() == expected[key].stride(), key
+    assert not torch.equal(both[1]["buffers"]["before"]["norm.running_mean"], expected["norm.running_mean"])
+
+
+def test_a_step_has_one_exchange_on_the_cpu(results):
+    """Besides the gradients, the loss, and the statistics of BatchNorm, which GPUs exchange among themselves."""
+    _, both, _ = results
+    for process in both:
+        assert process["exchanges"] == {"sum": 8 + 2, "gather": 0}  # each step, and the end of each epoch
 
 
 def test_evaluation_counts_each_image_once(results):

@@ -1,8 +1,10 @@
 """Scenarios that test_distributed.py runs in two processes under torchrun, and in one process for comparison."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training import Hook, Trainer, evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.optimizers import build_sgd
-from fbnetv3.training.processes.distributed import process_group
+from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.schedules import build_schedule
 from fbnetv3.training.trainer import DivergedError
@@ -125,6 +127,51 @@ def accumulate(group, folder):
     return {"steps": recorder.steps}
 
 
+class Buffers(nn.Module):
+    """Statistics, a four-dimensional buffer in channels-last format, and flags; different in each process."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean += rank
+        self.norm.num_batches_tracked += rank
+        maps = torch.arange(24.0).view(1, 2, 3, 4) * (rank + 1)
+        self.register_buffer("maps", maps.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("flags", torch.tensor([rank == 0, rank == 1]))
+        self.register_buffer("empty", torch.empty(0))
+
+
+def buffers(group, folder):
+    """Return buffers before and after a broadcast, the number of its messages, and which models need it."""
+    module = Buffers(group.rank)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with mock.patch.object(torch.distributed, "broadcast", wraps=torch.distributed.broadcast) as broadcast:
+        group.broadcast_buffers(module, None)
+    model = fbnetv3.create_model("fbnetv3_digits", num_classes=10, in_chans=1)
+    plain = group.data_parallel(model, CPU).broadcast_buffers
+    sync = group.data_parallel(sync_batchnorm(model, CPU), CPU).broadcast_buffers
+    return {
+        "before": before,
+        "after": module.state_dict(),
+        "messages": broadcast.call_count,
+        "broadcast_plain": plain,
+        "broadcast_sync": sync,
+    }
+
+
+def exchanges(group, folder):
+    """Return how often a run of eight steps sums and gathers values on the CPU."""
+    trainer = make_trainer(group, DigitsWithCorruptImages("train", 67), linear=True)
+    counts = {}
+    with contextlib.ExitStack() as stack:
+        for name in ("sum", "gather"):
+            method = getattr(ProcessGroup, name)
+            patch = mock.patch.object(ProcessGroup, name, autospec=True, side_effect=method)
+            counts[name] = stack.enter_context(patch)
+        trainer.run()
+    return {name: method.call_count for name, method in counts.items()}
+
+
 def diverge(group, folder):
     """Train with a non-finite loss on the last rank in step 3."""
 
@@ -134,12 +181,13 @@ def diverge(group, folder):
 
     names = []
 
-    class NameRecorder(Hook):
-        def on_divergence(self, trainer):
-            names.extend(trainer._last_batch.names)
+    def step(batch):
+        names[:] = batch.names
+        Trainer.step(trainer, batch)
 
-    hooks = [NameRecorder(), DivergenceHook(RunFolder(folder))]
+    hooks = [DivergenceHook(RunFolder(folder))]
     trainer = make_trainer(group, DigitsWithCorruptImages("train", 64), hooks, objective)
+    trainer.step = step
     try:
         trainer.run()
     except DivergedError as error:
@@ -184,6 +232,6 @@ if __name__ == "__main__":
     with process_group("cpu") as group:
         results = {
             scenario.__name__: scenario(group, folder)
-            for scenario in (train, accumulate, diverge, interrupt)
+            for scenario in (train, accumulate, buffers, exchanges, diverge, interrupt)
         }
         torch.save(results, folder / f"process{group.rank}.pth")

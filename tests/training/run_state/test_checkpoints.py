@@ -6,11 +6,18 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms import v2
 
 from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.training.losses import supervised_objective
-from fbnetv3.training.run_state.checkpoints import Checkpoints, numbered_checkpoints, prune_checkpoints
+from fbnetv3.training.run_state.checkpoints import (
+    Checkpoints,
+    map_tensors,
+    numbered_checkpoints,
+    prune_checkpoints,
+    state_on_host,
+)
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.training.training_hooks import EvaluationHook
 from fbnetv3.utils.files import atomic_write
@@ -29,10 +36,21 @@ def test_diverged_weights_are_not_saved(tmp_path):
     with pytest.raises(DivergedError, match="inf at step 5"):
         trainer.run()
     assert checkpointing.checkpoints.load_newest()[1]["step"] == 4
-    trainer.loss = torch.tensor(float("nan"))  # as on a GPU, where it is seen after the step
-    with pytest.raises(DivergedError):
+
+
+def test_a_loss_that_has_not_arrived_is_awaited_before_a_checkpoint(tmp_path):
+    """As on a GPU, which may still be computing the last steps."""
+
+    def objective(model, images, targets):
+        return supervised_objective(model, images, targets) * float("nan")
+
+    checkpointing = make_checkpointing(tmp_path)
+    trainer = make_trainer([checkpointing], loss_delay=4)
+    trainer.objective = objective
+    trainer.step(next(iter(trainer.loader)))
+    with pytest.raises(DivergedError, match="nan at step 1"):
         checkpointing.on_interrupt(trainer)
-    assert checkpointing.checkpoints.paths()[-1].name == "step_00000004.pth"
+    assert not checkpointing.checkpoints.paths()
 
 
 def test_checkpoints_of_later_steps_are_deleted(tmp_path):
@@ -127,6 +145,28 @@ def test_a_resumed_run_restores_its_average(tmp_path):
         assert torch.equal(flat_weights(resumed), flat_weights(uninterrupted))
         for key, value in resumed.ema.module.state_dict().items():
             assert torch.equal(value, final["model_ema"][key])
+
+
+def test_a_state_on_the_host_is_saved_as_it_is():
+    weights = nn.Linear(2, 2).state_dict()
+    state = state_on_host({"model": weights, "names": ("a", 1)})
+    assert all(state["model"][key] is value for key, value in weights.items())
+
+
+def test_tensors_are_replaced_in_a_state_that_stays_the_same_otherwise():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(2, 4, 3, 3)).sum().backward()
+    optimizer.step()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": [None, torch.ones(2)]}
+    mapped = map_tensors(state, torch.clone)
+    assert mapped["model"]["0.weight"] is not state["model"]["0.weight"]
+    assert mapped["model"]["0.weight"].stride() == state["model"]["0.weight"].stride()
+    assert mapped["model"]._metadata == state["model"]._metadata
+    assert mapped["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
+    buffers = [saved["optimizer"]["state"][0]["momentum_buffer"] for saved in (mapped, state)]
+    assert torch.equal(*buffers) and buffers[0] is not buffers[1]
+    assert mapped["rng"][0] is None and torch.equal(mapped["rng"][1], torch.ones(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])

@@ -1,0 +1,1 @@
+"""What depends on the device that trains: memory, precision, algorithms, and losses that arrive late."""
