@@ -4,6 +4,9 @@
 is `fbnetv3.deploy.load` of an ONNX export, which ONNX Runtime runs, "auto" the faster of ONNX Runtime and OpenVINO, as
 `load` chooses it with runtime="auto". timm's networks run unchanged; OpenVINO runs the same ONNX file in float32.
 Each side has its own process; they take turns. Needs timm and openvino.
+
+With `--device cuda`, all but OpenVINO run on a GPU; each call includes the copies of images and logits. Goals are those
+of a CPU.
 """
 
 import argparse
@@ -14,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import SideProcess, compare, report_comparison, serve_calls
+
+from fbnetv3.modeling.torch_device import find_device
 
 NETWORKS = ("fbnetv3_b", "fbnetv3_g")
 BATCHES = (1, 16)
@@ -36,13 +41,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=BATCHES)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or auto")
     parser.add_argument("--side", choices=SIDES, help="serve calls to the comparing process")
     parser.add_argument("--case", nargs=3, metavar=("NETWORK", "BATCH", "FILE"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    args.device = str(find_device(args.device))
     if args.side:
         network, batch, file = args.case
-        run = build_side(args.side, network, Path(file))
+        run = build_side(args.side, network, Path(file), args.device)
         images = random_images(int(batch))
         serve_calls(lambda: len(run(images)))
         return
@@ -50,30 +57,38 @@ def main():
         for network in args.networks:
             file = Path(folder) / f"{network}.onnx"
             export(network, file)
-            check_outputs(network, file)
+            check_outputs(network, file, args.device)
             for batch in args.batches:
                 compare_sides(network, batch, file, args)
 
 
 def compare_sides(network, batch, file, args):
     """Run all comparisons at one batch size."""
-    shared = ("--threads", args.threads, "--case", network, batch, file)
-    sides = {side: SideProcess("--side", side, *shared) for side in SIDES}
+    shared = ("--threads", args.threads, "--device", args.device, "--case", network, batch, file)
+    sides = {side: SideProcess("--side", side, *shared) for side in sides_on(args.device)}
     for side, peer, goals in COMPARISONS:
+        if peer not in sides:
+            continue
         trial = compare(sides[side], sides[peer], rounds=3)
         repeat = max(1, round(TURN_SECONDS / min(trial["fbnetv3"], trial["peer"])))
         result = compare(sides[side], sides[peer], args.rounds, repeat, PAUSE_SECONDS)
-        name = f"{network} at {PIXELS}, batch {batch}, {args.threads} threads, {side}"
-        report_comparison(name, result, goals[batch], peer)
+        is_on_cpu = args.device == "cpu"
+        where = f"{args.threads} threads" if is_on_cpu else args.device
+        name = f"{network} at {PIXELS}, batch {batch}, {where}, {side}"
+        report_comparison(name, result, goals[batch] if is_on_cpu else None, peer)
     for process in sides.values():
         process.close()
+
+
+def sides_on(device):
+    return [side for side in SIDES if device == "cpu" or side != "openvino"]
 
 
 def random_images(batch):
     return np.random.default_rng(0).standard_normal((batch, 3, PIXELS, PIXELS), np.float32)
 
 
-def build_side(side, network, file):
+def build_side(side, network, file, device):
     """Return a function from images (N, 3, H, W) to logits, both as arrays."""
     from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
     from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
@@ -81,10 +96,10 @@ def build_side(side, network, file):
     if side == "auto":
         return choose_runtime(file).run
     if side == "timm":
-        return TorchRuntime(build_timm_network(network)).run
+        return TorchRuntime(build_timm_network(network), device=device).run
     if side == "eager":
-        return TorchRuntime(build_network(network), optimize=True).run
-    return OnnxRuntime(file).run if side == "deployed" else compile_openvino(file)
+        return TorchRuntime(build_network(network), optimize=True, device=device).run
+    return OnnxRuntime(file, device).run if side == "deployed" else compile_openvino(file)
 
 
 def choose_runtime(file):
@@ -137,14 +152,15 @@ def export(network, file):
     write_onnx(export_program(model, torch.zeros(2, 3, PIXELS, PIXELS), [0]), file)
 
 
-def check_outputs(network, file):
-    """Check that all sides compute the same logits."""
+def check_outputs(network, file, device):
+    """Check that all sides compute the same logits up to rounding, which for torch on a GPU is to TF32."""
     images = random_images(2)
-    outputs = {side: build_side(side, network, file)(images) for side in SIDES}
+    outputs = {side: build_side(side, network, file, device)(images) for side in sides_on(device)}
     expected = outputs["timm"]
+    tolerance = 1e-4 if device == "cpu" else 1e-2
     for side, logits in outputs.items():
         difference = np.abs(logits - expected).max() / np.abs(expected).max()
-        assert difference < 1e-4, f"the logits of {side} differ from timm's by {difference:.1e}"
+        assert difference < tolerance, f"the logits of {side} differ from timm's by {difference:.1e}"
 
 
 if __name__ == "__main__":

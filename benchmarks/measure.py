@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fbnetv3.deploy.latency.timing import read_clock
+
 RESULTS_VARIABLE = "FBNETV3_BENCHMARK_RESULTS"
 """Environment variable with a file to which each result is appended as a line of JSON."""
 
@@ -25,8 +27,8 @@ def compare(
     """Measure the seconds per call of both sides. See `summarize` for the result.
 
     Args:
-        fbnetv3: the side of this project.
-        peer: the side to compare with.
+        fbnetv3: the side of this project, whose calls have no work left on a GPU when they return.
+        peer: the side to compare with, likewise.
         rounds: measured turns of each side; one more turn warms up.
         repeat: calls per turn.
         pause: seconds before a turn, so that the other side's threads go to sleep.
@@ -36,8 +38,11 @@ def compare(
         for side, call in (("fbnetv3", fbnetv3), ("peer", peer)):
             time.sleep(pause)
             start = time.perf_counter()
-            for _ in range(repeat):
-                call()
+            if isinstance(call, SideProcess):
+                call(repeat)
+            else:
+                for _ in range(repeat):
+                    call()
             if turn:
                 seconds[side].append((time.perf_counter() - start) / repeat)
     return summarize(seconds)
@@ -70,9 +75,9 @@ class SideProcess:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
 
-    def __call__(self) -> str:
-        """Call the side's function and return its result as text."""
-        self.process.stdin.write("call\n")
+    def __call__(self, repeat: int = 1) -> str:
+        """Call the side's function, `repeat` times, and return its last result as text."""
+        self.process.stdin.write(f"{repeat}\n")
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit("error: the process of one side ended early; see its message above")
@@ -83,11 +88,16 @@ class SideProcess:
         self.process.wait()
 
 
-def serve_calls(function: Callable[[], object]) -> None:
-    """Call a function for each line on standard input, and print its result on one line."""
-    for _ in sys.stdin:
-        line = str(function())
+def serve_calls(function: Callable[[], object], device: str = "cpu") -> None:
+    """Call a function as often as each line on standard input says, and print its last result on one line.
+
+    The line is printed when `device` has finished its work, so that the other process may stop its clock.
+    """
+    for count in sys.stdin:
+        for _ in range(int(count)):
+            line = str(function())
         assert "\n" not in line, "results must fit on one line"
+        read_clock(device)
         print(line, flush=True)
 
 

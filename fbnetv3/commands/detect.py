@@ -14,6 +14,7 @@ from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector, is_checkpoint
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.modeling.torch_device import AUTO_DEVICE, find_device
 from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 from fbnetv3.utils.files import expand_path
@@ -105,6 +106,11 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         help="runtime of an exported folder, such as openvino for ONNX files, or auto: the fastest on this machine "
         "(default: that of its format)",
     )
+    add(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or cuda:1, or auto: a GPU if there is one (default: MODEL.DEVICE; auto for an exported folder)",
+    )
     add("--config", "--config-file", metavar="FILE", help="detection config")
     add(
         "--weights",
@@ -184,7 +190,8 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
             raise UsageError(
                 f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
             )
-        return partial(_open_exported, args.model, thresholds, args.runtime)
+        device = args.device or AUTO_DEVICE
+        return partial(_open_exported, args.model, thresholds, args.runtime, device)
     if args.runtime:
         raise UsageError("--runtime needs --model, an exported folder")
     from fbnetv3.detection.inference.array_predictors import (
@@ -196,15 +203,17 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
     cfg, weights = _find_detector(args)
     cfg = cfg.clone()
     cfg.defrost()
+    if args.device:
+        cfg.MODEL.DEVICE = str(find_device(args.device))
     set_score_threshold(cfg, thresholds.for_detector(score_threshold(cfg), keep_low=args.track))
     return partial(ConfigPredictor, cfg, weights)
 
 
-def _open_exported(folder: str, thresholds: Any, runtime: str | None) -> Any:
+def _open_exported(folder: str, thresholds: Any, runtime: str | None, device: str) -> Any:
     """Open an exported detector; warn if it has dropped detections that the thresholds ask for."""
     from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 
-    predictor = ExportedPredictor(folder, runtime=runtime)
+    predictor = ExportedPredictor(folder, runtime=runtime, device=device)
     lowest = thresholds.for_detector(predictor.min_score)
     if lowest < predictor.min_score:
         logger.warning(

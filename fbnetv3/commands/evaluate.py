@@ -14,6 +14,7 @@ from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.model_zoo.pretrained import is_checkpoint
 from fbnetv3.model_zoo.zoo import is_detector
+from fbnetv3.modeling.torch_device import find_device
 from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.command_line import ArgumentParser
@@ -38,11 +39,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--report", metavar="DIR", help="folder for tables and figures (default: that of the run)"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as DEVICE cpu"
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or cuda:1, or auto: a GPU if there is one (default: that of the config)",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as EVAL.TTA flip"
     )
     args = parser.parse_intermixed_args(argv)
     source = _choose_config(args.model)
     overrides = _detector_data(args.data) if args.data and _is_detector(source) else _data_overrides(args)
+    if args.device:
+        device = str(find_device(args.device))
+        overrides += ["MODEL.DEVICE" if _is_detector(source) else "DEVICE", device]
     train.main(["--eval-only", *source, *overrides, *args.overrides])
 
 

@@ -23,6 +23,7 @@ from fbnetv3.deploy.latency.benchmark import (
     runtime_names,
 )
 from fbnetv3.deploy.latency.table_measurement import describe_device, evaluate_table, fill_table
+from fbnetv3.modeling.torch_device import CPU
 from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.nars.space.variables import ARCHITECTURE
@@ -53,10 +54,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.seconds <= 0:
         parser.error(f"--seconds {args.seconds} must be greater than 0")
-    if args.space and not args.table:
-        parser.error("--space needs --table FILE, the file to write")
-    if args.space and args.names:
-        parser.error("--space takes no names")
+    if args.space:
+        _check_table_options(parser, args)
     if args.check is not None and args.check < 2:
         parser.error(f"--check {args.check} must be at least 2, to rank networks")
     if args.check and not args.space:
@@ -69,6 +68,16 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.networks < 0:
         parser.error(f"--networks {args.networks} must be at least 0")
     return args
+
+
+def _check_table_options(parser: ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.table:
+        parser.error("--space needs --table FILE, the file to write")
+    if args.names:
+        parser.error("--space takes no names")
+    if args.device != CPU:
+        # Each block would include the copies of its maps to the device and back
+        parser.error(f"--device {args.device}: latency tables are for CPUs only")
 
 
 def _build_parser() -> ArgumentParser:
@@ -115,7 +124,15 @@ def _build_parser() -> ArgumentParser:
     parser.add_argument(
         "--check", type=int, metavar="N", help="compare the table with N random networks of the space"
     )
-    parser.add_argument("--device", default="", metavar="NAME", help="name of this machine in the table")
+    parser.add_argument(
+        "--device",
+        default=CPU,
+        metavar="NAME",
+        help="device to compute on, such as cuda or cuda:1, if the runtime can; auto: a GPU if there is one",
+    )
+    parser.add_argument(
+        "--device-name", default="", metavar="NAME", help="name of this machine in the table"
+    )
     return parser
 
 
@@ -139,7 +156,9 @@ def _run_comparison(args: argparse.Namespace) -> None:
 def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None) -> dict[str, Any]:
     predictions = {}
     if Path(name).is_dir():
-        measurement = measure_exported(name, batch=args.batch, runtime=args.runtime, seconds=args.seconds)
+        measurement = measure_exported(
+            name, batch=args.batch, runtime=args.runtime, device=args.device, seconds=args.seconds
+        )
     else:
         arch = get_arch(name)
         measurement = measure_network(
@@ -147,6 +166,7 @@ def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None
             arch,
             num_classes=args.num_classes,
             batch=args.batch,
+            device=args.device,
             seconds=args.seconds,
         )
         predictions["M MACs"] = compute_cost(arch, num_classes=args.num_classes).macs / 1e6
@@ -163,7 +183,7 @@ def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None
         "p90": timing.p90,
         "p99": timing.p99,
         "images/s": 1e3 * args.batch / timing.median,
-        "memory MB": measurement.peak_memory_bytes / 1e6,
+        "memory MB" if args.device == CPU else "CPU memory MB": measurement.peak_memory_bytes / 1e6,
         "disturbed": timing.is_disturbed,
     }
 
@@ -171,7 +191,7 @@ def _measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None
 def _fill_latency_table(args: argparse.Namespace) -> None:
     space = load_space(args.space)
     shapes = possible_shapes(space, args.num_classes)
-    device = describe_device(args.runtime or ONNX_RUNTIME, args.batch, args.device)
+    device = describe_device(args.runtime or ONNX_RUNTIME, args.batch, args.device_name)
     print(f"{device}: {len(shapes):,} blocks of {space.name}")
     networks = _draw_networks(space, args.networks, TABLE_SEED)
     with tqdm(unit="", mininterval=1, disable=None) as bar:

@@ -26,6 +26,7 @@ from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_config,
     load_classifier_from_name,
 )
+from fbnetv3.modeling.torch_device import AUTO_DEVICE
 from fbnetv3.modeling.tta import TTA_VIEWS
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 from fbnetv3.utils.files import expand_path, make_folder
@@ -85,6 +86,12 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "(default: that of its format)",
     )
     add(
+        "--device",
+        default=AUTO_DEVICE,
+        metavar="NAME",
+        help="cpu, cuda or cuda:1; auto: a GPU if there is one that the network's runtime can use",
+    )
+    add(
         "--top",
         type=positive_int,
         metavar="N",
@@ -111,7 +118,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
     if is_exported_folder(args.model):
-        predictor = load(args.model, args.runtime)
+        predictor = load(args.model, args.runtime, args.device)
         if not isinstance(predictor, ClassifierPredictor):
             raise UsageError(f"{args.model}: contains a detector; use tools/detect.py")
         if args.weights or args.classes:
@@ -132,7 +139,7 @@ def _load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
             args.model, weights=args.weights or "published", classes=args.classes
         )
     return ClassifierPredictor(
-        TorchRuntime(net.model, optimize=True),
+        TorchRuntime(net.model, optimize=True, device=args.device),
         net.preprocessing,
         net.classes,
         net.name,

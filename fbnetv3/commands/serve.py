@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from fbnetv3.deploy.formats.export_format import require_packages
+from fbnetv3.modeling.torch_device import CPU
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_delay=args.max_delay / 1000,
     )
     with open_socket(args.host, args.port) as listener:
-        models = load_served_models(args.folders, args.runtime)
+        models = load_served_models(args.folders, args.runtime, args.device)
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         for name, model in models.items():
@@ -62,6 +63,12 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="runtime of the networks, such as openvino for ONNX files, or auto: the fastest on this machine (default: "
         "that of each folder's format)",
+    )
+    add(
+        "--device",
+        default=CPU,
+        metavar="NAME",
+        help="device to compute on, such as cuda or cuda:1, if the runtime can; auto: a GPU if there is one",
     )
     add("--max-batch", type=positive_int, default=16, metavar="N", help="images per call of the network")
     add(

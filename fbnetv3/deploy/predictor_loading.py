@@ -40,10 +40,13 @@ from fbnetv3.deploy.runtime_choice import (
     runtime_openers,
 )
 from fbnetv3.errors import ExportError, UsageError
+from fbnetv3.modeling.torch_device import AUTO_DEVICE, CPU
 from fbnetv3.utils.files import expand_path
 
 
-def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPredictor | DetectorPredictor:
+def load(
+    folder: str | os.PathLike, runtime: str | None = None, device: str = CPU
+) -> ClassifierPredictor | DetectorPredictor:
     """Load an exported folder of any format, after comparing every file with its checksum.
 
     Of a folder with several exports (`--format all`), the fastest on this machine is loaded, among those whose runtime
@@ -58,12 +61,14 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
         runtime: with one export, one of the format's runtimes, such as "openvino" for ONNX files; "auto" runs all that
             are installed for a moment, and takes the fastest of those that give the outputs of the format's own.
             Default: the latter.
+        device: device to compute on: "cpu"; "cuda" or "cuda:1", for formats and runtimes that can use a GPU; or "auto",
+            a GPU if there is one that the runtime can use.
 
     Raises:
         ExportError: the folder is not an exported folder, or one of its files is missing or corrupt; the message names
             the file.
         MissingPackageError: the runtime is not installed; the message says what to install.
-        UsageError: the format has no such runtime.
+        UsageError: the format has no such runtime, or the runtime cannot use the device.
     """
     folder = expand_path(folder)
     if is_collection(folder):
@@ -71,9 +76,9 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
             raise UsageError(
                 f"{folder}: has several exports: name one of its folders to choose the runtime"
             )
-        return _load_fastest(folder)
+        return _load_fastest(folder, device)
     manifest = read_manifest(folder)
-    openers = predictor_openers(folder, manifest, runtime)
+    openers = predictor_openers(folder, manifest, runtime, device)
     if len(openers) == 1:
         (open_predictor,) = openers.values()
         return open_predictor()
@@ -84,34 +89,36 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
     return choose_fastest(openers, agrees, predictor_runs(any_batch))
 
 
-def _load_fastest(folder: Path) -> ClassifierPredictor | DetectorPredictor:
+def _load_fastest(folder: Path, device: str) -> ClassifierPredictor | DetectorPredictor:
     variants = [variant for variant in read_index(folder) if not variant.problem]
     # A float32 export is the reference for all others
     variants.sort(key=lambda variant: variant.precision != FLOAT32)
     openers: dict[str, Callable[[], Any]] = {}
     task = ""
     for variant in variants:
-        if get_format(variant.format).why_not_run_here():
+        export_format = get_format(variant.format)
+        is_for_cpus = not export_format.device_runtimes()
+        if export_format.why_not_run_here() or (is_for_cpus and device not in (CPU, AUTO_DEVICE)):
             continue
         path = folder / variant.folder
         manifest = read_manifest(path)
         task = manifest.task
         openers |= {
             f"{variant.folder} in {name}": opener
-            for name, opener in predictor_openers(path, manifest, AUTO).items()
+            for name, opener in predictor_openers(path, manifest, AUTO, device).items()
         }
     if not openers:
-        raise ExportError(f"{folder}: none of its exports runs on this operating system")
+        raise ExportError(f"{folder}: none of its exports runs here on device {device!r}")
     return choose_fastest(openers, predictors_are_similar, predictor_runs(task == CLASSIFICATION))
 
 
 def predictor_openers(
-    folder: Path, manifest: Manifest, runtime: str | None
+    folder: Path, manifest: Manifest, runtime: str | None, device: str = CPU
 ) -> dict[str, Callable[[], Any]]:
     """Return functions that open a folder as a predictor, by name of the runtime; see `runtime_openers`."""
     export_format = get_format(manifest.format)
     path = folder / export_format.file_name
-    openers = runtime_openers(export_format, path, manifest.precision, runtime)
+    openers = runtime_openers(export_format, path, manifest.precision, runtime, device)
     return {name: partial(_open_predictor, folder, manifest, opener) for name, opener in openers.items()}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fbnetv3.deploy.detector_graph.detection_agreement import MIN_EQUAL_SHARE, compare_detections
 from fbnetv3.deploy.detector_graph.detector_int8 import agreement
-from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, get_format
 from fbnetv3.deploy.input_images import (
     load_rgb_array,
     sample_classifier_images,
@@ -22,6 +22,7 @@ from fbnetv3.deploy.input_images import (
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
 from fbnetv3.deploy.predictors.logit_difference import relative_difference
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, UserError, suggest
+from fbnetv3.modeling.torch_device import AUTO_DEVICE, CPU
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,20 @@ _MIN_SIMILAR_OBJECTS = 80.0
 
 
 def runtime_openers(
-    export_format: ExportFormat, path: Path, precision: str, runtime: str | None
+    export_format: ExportFormat, path: Path, precision: str, runtime: str | None, device: str = CPU
 ) -> dict[str, Callable[[], Any]]:
     """Return functions that open a model file, by name of the runtime: all of the format's for `AUTO`, otherwise one.
 
-    None is the format's own runtime.
+    Args:
+        export_format: format of the file.
+        path: the model file.
+        precision: precision of the export.
+        runtime: name of the runtime; None is the format's own.
+        device: "cpu", or the device to compute on, on which only some runtimes can. With "auto", those use a GPU if
+            there is one, and the others the CPU.
 
     Raises:
-        UsageError: the format has no such runtime.
+        UsageError: the format has no such runtime, or it does not compute on such a device.
     """
     openers = export_format.runtimes(precision)
     if runtime is None:
@@ -54,7 +61,27 @@ def runtime_openers(
             f"runtime '{runtime}' does not run {path.name}: {suggest(runtime, [*openers, AUTO])}"
         )
     names = list(openers) if runtime == AUTO else [runtime]
-    return {name: partial(openers[name], path, precision) for name in names}
+    on_cpu: dict[str, Callable[[], Any]] = {name: partial(openers[name], path, precision) for name in names}
+    if device == CPU:
+        return on_cpu
+    device_openers = export_format.device_runtimes()
+    on_device: dict[str, Callable[[], Any]] = {
+        name: partial(device_openers[name], path, device) for name in names if name in device_openers
+    }
+    if device == AUTO_DEVICE:
+        return {**on_cpu, **on_device}
+    if not on_device:
+        others = f"runtime {' or '.join(device_openers)}" if device_openers else _formats_for_devices()
+        raise UsageError(
+            f"device {device!r}: {path.name} runs in {' or '.join(names)} on the CPU only: set it to auto or cpu, or "
+            f"use {others}"
+        )
+    return on_device
+
+
+def _formats_for_devices() -> str:
+    names = [name for name in FORMATS.names() if get_format(name).device_runtimes()]
+    return f"an export to one of the formats {', '.join(sorted(names))}"
 
 
 def choose_fastest(

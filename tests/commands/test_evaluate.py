@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from fbnetv3.arch import configs_folder
 from tests.tools.test_checkpoint_is_enough import make_data, metrics, trained  # noqa: F401 - a fixture
 
 
@@ -55,3 +56,19 @@ def test_wrong_calls(fbnetv3, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     ran = fbnetv3("eval", *arguments)
     assert ran.code == code and message in ran.err and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "model, key",
+    [("digits/fbnetv3_digits", "DEVICE"), ("coco/faster_rcnn_fbnetv3_digits_C4.yaml", "MODEL.DEVICE")],
+)
+def test_a_device(fbnetv3, monkeypatch, model, key):
+    """It overrides the config's, for both kinds of networks."""
+    calls = []
+    monkeypatch.setattr("fbnetv3.commands.train.main", calls.append)
+    source = model if key == "DEVICE" else configs_folder() / model
+    assert fbnetv3("eval", source, "--device", "cpu", "SEED", "1").code == 0
+    assert calls[0][-4:] == [key, "cpu", "SEED", "1"]
+    ran = fbnetv3("eval", source, "--device", "cuda:77")
+    assert ran.code == 2 and ran.err.startswith("error: device 'cuda:77' cannot be used here (")
+    assert len(calls) == 1

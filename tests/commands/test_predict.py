@@ -13,6 +13,7 @@ from PIL import Image
 from fbnetv3.model_zoo import zoo
 from fbnetv3.model_zoo.pretrained import load_classifier_from_checkpoint
 from fbnetv3.training.run_state.network_record import read_network_record
+from tests.deploy.conftest import digits, exported  # noqa: F401 - fixtures
 
 MODEL = "digits/fbnetv3_digits"
 
@@ -179,3 +180,13 @@ def test_augmented_views(fbnetv3, photos):
     for views, is_same in (("flip", True), ("none", False)):
         first, second = (fbnetv3("predict", MODEL, image, "--tta", views) for image in images)
         assert (first.out.splitlines()[1:] == second.out.splitlines()[1:]) is is_same
+
+
+def test_a_device(fbnetv3, photos, exported):  # noqa: F811
+    image = photos / "2.png"
+    automatic, on_cpu = (fbnetv3("predict", MODEL, image, "--device", name) for name in ("auto", "cpu"))
+    assert (on_cpu.code, automatic.out) == (0, on_cpu.out)
+    for model in (MODEL, exported("torch-export")):
+        ran = fbnetv3("predict", model, image, "--device", "cuda:77")
+        assert ran.code == 2 and ran.err.count("\n") == 1
+        assert ran.err.startswith("error: device 'cuda:77' cannot be used here (")

@@ -67,6 +67,10 @@ def test_a_table_is_filled_checked_and_used_for_predictions(tool, space, tmp_pat
         (["--networks", 24], "--networks is for filling a table"),
         (["--space", "x.yaml", "--table", "x.jsonl", "--check", 0], "--check 0 must be at least 2"),
         (["--space", "x.yaml", "--table", "x.jsonl", "--networks", -1], "--networks -1 must be at least 0"),
+        (
+            ["--space", "x.yaml", "--table", "x.jsonl", "--device", "cuda"],
+            "--device cuda: latency tables are for CPUs only",
+        ),
         (["--threads", 0], "--threads: 0 must be at least 1"),
         (["fbnetv3_x"], "unknown architecture 'fbnetv3_x'"),
         (["fbnetv3_b", "--table", "none.jsonl"], "none.jsonl: cannot be read"),
@@ -76,3 +80,17 @@ def test_a_table_is_filled_checked_and_used_for_predictions(tool, space, tmp_pat
 def test_wrong_calls_are_one_line(arguments, message, tool):
     done = tool("measure_net", *arguments)
     assert done.code in (1, 2) and message in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "runtime, message",
+    [
+        ("torch", "error: device 'cuda:77' cannot be used here ("),
+        ("onnxruntime", "error: device 'cuda:77': this onnxruntime is for CPUs only: "),
+        ("openvino", "error: device 'cuda:77': model.xml runs in openvino on the CPU only: "),
+    ],
+)
+def test_devices_that_are_not_here(tool, runtime, message):
+    pytest.importorskip(runtime)
+    done = tool("measure_net", "fbnetv3_a0_cifar", "--runtime", runtime, "--device", "cuda:77")
+    assert done.code and done.err.startswith(message) and done.err.count("\n") == 1

@@ -122,6 +122,13 @@ class ExportFormat(ABC):
         """
         return {self.runtime_package: self.open}
 
+    def device_runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return functions that open the file on a device, for those `runtimes` that compute on more than the CPU.
+
+        The device is "cuda", "cuda:1" or another name, or "auto" for a GPU if there is one.
+        """
+        return {}
+
     def reduce_precision(
         self,
         program: ExportedProgram,

@@ -25,6 +25,8 @@ from fbnetv3.deploy.formats.export_format import (
     require_packages,
 )
 from fbnetv3.deploy.process_local import ProcessLocal
+from fbnetv3.errors import MissingPackageError, UsageError
+from fbnetv3.modeling.torch_device import AUTO_DEVICE, CPU, parse_device
 
 # ONNX Runtime sends usage data, and warns if it cannot store an identifier for it in the home folder
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 AXIS_NAMES = {0: "batch", 2: "height", 3: "width"}
 """Names of the input's axes whose size is dynamic."""
+CUDA_PROVIDER = "CUDAExecutionProvider"
+_CPU_PROVIDER = "CPUExecutionProvider"
+Provider = tuple[str, dict[str, Any]]
+"""Name and options of an execution provider: the part of ONNX Runtime that computes on one kind of device."""
 _TYPE_NAMES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(uint8)": "uint8"}
 
 
@@ -64,6 +70,10 @@ class OnnxFormat(ExportFormat):
         from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
 
         return {**super().runtimes(precision), "openvino": OpenVinoRuntime}
+
+    def device_runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return ONNX Runtime."""
+        return {self.runtime_package: OnnxRuntime}
 
     def reduce_precision(
         self,
@@ -149,26 +159,37 @@ def _remove_metadata(graph: onnx.GraphProto) -> None:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, with as many threads as torch uses; takes the path or the content of an ONNX file.
+    """ONNX Runtime, with as many CPU threads as torch uses; takes the path or the content of an ONNX file.
 
     By default all threads share the work on each layer. A batch of at least as many images as threads is split
     instead: each thread takes some images through all layers, so that threads never wait for one another.
 
     It can be pickled, and used after a fork: each process opens the file, or the content, for itself.
+
+    Args:
+        model: path or content of the file.
+        device: "cpu", "cuda" or "cuda:1"; "auto" is a GPU if this build of ONNX Runtime can use one.
+
+    Raises:
+        ExportError: the file cannot be read.
+        MissingPackageError: the device is a GPU, and this build of ONNX Runtime is for CPUs only.
+        UsageError: ONNX Runtime cannot use the device.
     """
 
-    def __init__(self, model: Path | bytes) -> None:
+    def __init__(self, model: Path | bytes, device: str = CPU) -> None:
         with require_packages("onnxruntime"):
             import onnxruntime
         self.name = f"onnxruntime {onnxruntime.__version__}"
+        providers = choose_providers(device, onnxruntime.get_available_providers())
         source = model if isinstance(model, bytes) else str(model)
-        self._model = ProcessLocal(partial(_OpenModel, source, self.name))
-        self._model.get()  # so that a file that cannot be read is an error here
+        self._model = ProcessLocal(partial(_OpenModel, source, self.name, device, providers))
+        if self._model.get().is_on_gpu:  # opened now, so that a file that cannot be read is an error here
+            self.name += " on a GPU" if device == AUTO_DEVICE else f" on {device}"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
         model = self._model.get()
-        if model.num_threads == 1 or len(batch) < model.num_threads or not model.any_batch:
+        if len(batch) < model.num_threads or not model.can_split:
             return self.run_outputs(INPUT_NAME, batch)[0]
         session, pool = model.split_session
         parts = np.array_split(batch, model.num_threads)
@@ -191,12 +212,24 @@ class OnnxRuntime:
 class _OpenModel:
     """A model in the memory of this process: its session, and the threads that share a batch."""
 
-    def __init__(self, source: str | bytes, runtime_name: str) -> None:
+    def __init__(
+        self, source: str | bytes, runtime_name: str, device: str, providers: Sequence[Provider]
+    ) -> None:
         self._source = source
         self._runtime_name = runtime_name
+        self._device = device
+        self._providers = providers
         self.num_threads = torch.get_num_threads()
         self.session = self._open_session(self.num_threads)
-        self.any_batch = not isinstance(self.session.get_inputs()[0].shape[0], int)
+        self.is_on_gpu = CUDA_PROVIDER in self.session.get_providers()
+        if device not in (CPU, AUTO_DEVICE) and not self.is_on_gpu:
+            # ONNX Runtime only logs that it could not load the provider, and uses the CPU
+            raise UsageError(
+                f"device {device!r}: {runtime_name} finds no GPU, or not the libraries of CUDA and cuDNN: run pip "
+                "install 'onnxruntime-gpu[cuda,cudnn]', or set it to auto or cpu"
+            )
+        any_batch = not isinstance(self.session.get_inputs()[0].shape[0], int)
+        self.can_split = any_batch and self.num_threads > 1 and not self.is_on_gpu
 
     @cached_property
     def split_session(self) -> tuple[Any, ThreadPoolExecutor]:
@@ -209,8 +242,43 @@ class _OpenModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         name = "the graph" if isinstance(self._source, bytes) else self._source
-        with as_export_error(f"{name}: {self._runtime_name} cannot read it; export it again"):
-            return onnxruntime.InferenceSession(self._source, options, providers=["CPUExecutionProvider"])
+        problem = f"{name}: {self._runtime_name} cannot read it; export it again"
+        if len(self._providers) > 1:
+            problem = f"{name}: {self._runtime_name} cannot run it on device {self._device!r}"
+        with as_export_error(problem):
+            return onnxruntime.InferenceSession(
+                self._source,
+                options,
+                providers=self._providers,
+                # Otherwise a device that fails is replaced with the CPU
+                enable_fallback=self._device == AUTO_DEVICE,
+            )
+
+
+def choose_providers(device: str, available: Sequence[str]) -> list[Provider]:
+    """Return ONNX Runtime's providers for a device, among those `available` in this build, with their options.
+
+    The CPU's is always the last: it runs the operators that a GPU does not have.
+
+    Raises:
+        MissingPackageError: the device is a GPU, and this build is for CPUs only.
+        UsageError: ONNX Runtime does not compute on such a device here.
+    """
+    cpu: Provider = (_CPU_PROVIDER, {})
+    if device == CPU or (device == AUTO_DEVICE and CUDA_PROVIDER not in available):
+        return [cpu]
+    gpu = parse_device("cuda" if device == AUTO_DEVICE else device)
+    if gpu.type != "cuda":
+        raise UsageError(
+            f"device {device!r}: ONNX Runtime computes on cpu or cuda here: set it to one of them"
+        )
+    if CUDA_PROVIDER not in available:
+        raise MissingPackageError(
+            f"device {device!r}: this onnxruntime is for CPUs only: run pip uninstall onnxruntime, then pip install "
+            "'onnxruntime-gpu[cuda,cudnn]', or set it to auto or cpu"
+        )
+    # In float32, as the export was verified, rather than in TF32
+    return [(CUDA_PROVIDER, {"device_id": gpu.index or 0, "use_tf32": 0}), cpu]
 
 
 def _describe_value(value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 try:
     import resource
@@ -36,23 +37,47 @@ class Timing:
         return self.median > (1 + _MAX_MEDIAN_EXCESS) * self.min
 
 
+def read_clock(device: str | torch.device = "cpu") -> float:
+    """Return the time in seconds, once a device of torch has finished its work.
+
+    A GPU computes while the CPU goes on: without waiting, only the launch of its work would be timed.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+    return time.perf_counter()
+
+
 def time_calls(
-    call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10
+    call: Callable[[], object],
+    *,
+    device: str | torch.device = "cpu",
+    seconds: float = 2.0,
+    warmup: float = 0.3,
+    min_calls: int = 10,
 ) -> Timing:
-    """Time calls for `seconds`, and at least `min_calls` of them, after a warmup of `warmup` seconds and two calls."""
-    _repeat(call, warmup, min_calls=2)
-    milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
+    """Time calls for `seconds`, and at least `min_calls` of them, after a warmup of `warmup` seconds and two calls.
+
+    Each includes the work that it starts on `device`.
+    """
+    _repeat(call, device, warmup, min_calls=2)
+    milliseconds = 1e3 * np.array(_repeat(call, device, seconds, min_calls))
     median, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
     return Timing(len(milliseconds), float(milliseconds.min()), median, p90, p99)
 
 
-def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[float]:
+def _repeat(
+    call: Callable[[], object], device: str | torch.device, seconds: float, min_calls: int
+) -> list[float]:
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < min_calls or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
+    begin = start = read_clock(device)
+    while len(times) < min_calls or start - begin < seconds:
         call()
-        times.append(time.perf_counter() - start)
+        end = read_clock(device)
+        times.append(end - start)
+        start = end
     return times
 
 

@@ -15,6 +15,7 @@ from fbnetv3.deploy.predictor_loading import load
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectorInput, DetectorPredictor
 from fbnetv3.errors import UsageError
+from fbnetv3.modeling.torch_device import CPU
 from fbnetv3.utils.files import expand_path
 
 Prepared = TypeVar("Prepared")
@@ -148,9 +149,9 @@ def _describe_detection(detection: Detection) -> dict[str, Any]:
 
 
 def load_served_models(
-    folders: Sequence[str | os.PathLike], runtime: str | None = None
+    folders: Sequence[str | os.PathLike], runtime: str | None = None, device: str = CPU
 ) -> dict[str, ServedModel]:
-    """Load exported folders, and return them by name: the name of the folder. For `runtime`, see `load`.
+    """Load exported folders, and return them by name: the name of the folder. See `load` for runtime and device.
 
     Raises:
         UsageError: two folders have the same name.
@@ -161,7 +162,7 @@ def load_served_models(
         name = expand_path(folder).resolve().name
         if name in models:
             raise UsageError(f"{folder}: another folder is also called {name}: rename one of them")
-        predictor = load(folder, runtime)
+        predictor = load(folder, runtime, device)
         if isinstance(predictor, DetectorPredictor):
             models[name] = ServedDetector(name, predictor)
         else:

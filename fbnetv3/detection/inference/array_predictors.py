@@ -30,6 +30,7 @@ from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.errors import UsageError
+from fbnetv3.modeling.torch_device import CPU, copy_to_device
 from fbnetv3.training.devices.device_memory import explain_out_of_memory
 from fbnetv3.utils.logging_setup import quiet_detectron2
 
@@ -97,12 +98,14 @@ class ConfigPredictor:
         image: `pred_boxes`, `scores`, `pred_classes`, and `pred_masks` if the detector predicts masks.
         """
         # Resize the images and group them by size
+        device = torch.device(self.cfg.MODEL.DEVICE)
         inputs: list[dict[str, Any]] = []
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
             resized = self._resize.get_transform(image).apply_image(image)
             # As bytes, a quarter of the floats that the model converts them to
-            tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            channels_first = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            tensor = copy_to_device(channels_first, device)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
@@ -119,15 +122,19 @@ class ConfigPredictor:
 class ExportedPredictor:
     """An exported detector with the interface of `ConfigPredictor`.
 
-    `score_threshold` applies in addition to the detector's own; for `runtime`, see `fbnetv3.deploy.load`.
+    `score_threshold` applies in addition to the detector's own; for runtime and device, see `fbnetv3.deploy.load`.
     """
 
     input_format = "RGB"
 
     def __init__(
-        self, folder: str | os.PathLike, score_threshold: float = 0.0, runtime: str | None = None
+        self,
+        folder: str | os.PathLike,
+        score_threshold: float = 0.0,
+        runtime: str | None = None,
+        device: str = CPU,
     ) -> None:
-        predictor = load(folder, runtime)
+        predictor = load(folder, runtime, device)
         if not isinstance(predictor, DetectorPredictor):
             raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
         self._predictor = predictor

@@ -82,16 +82,16 @@ class FusedConv(nn.Module):
         return y if self.act is None else self.act(y)
 
     def forward_sum(self, x: Tensor) -> tuple[Tensor, int]:
-        """Return the sum (N, C') of the output over all positions, and the number of positions.
+        """Return the sum (N, C') of the output over all positions, and the number of positions; see `_sum_positions`.
 
         For a depthwise convolution with nothing after it, it is computed as a weighted sum of the input.
         """
         is_depthwise = self.conv_args[-1] == x.shape[1]
-        if is_depthwise and self.norm is None and self.act is None and self.bias is None:
+        is_linear = self.norm is None and self.act is None and self.bias is None
+        if is_depthwise and is_linear and not _is_half(x):
             weights, positions = self._output_sum_weights(x)
             return (x * weights).sum((2, 3)), positions
-        y = self(x)
-        return y.sum((2, 3)), y.shape[2] * y.shape[3]
+        return _sum_positions(self(x))
 
     def _output_sum_weights(self, x: Tensor) -> tuple[Tensor, int]:
         """Return the weight (1, C, H, W) of each input in the sum of the output, and the number of output positions.
@@ -156,7 +156,7 @@ class FusedMBConv(nn.Module):
         y = self.depthwise(x if self.expand is None else self.expand(x))
         # Squeeze-and-excite from the sums over positions
         if self.se is not None:
-            gates = self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])
+            gates = self.se(*_sum_positions(y))
             y = _writable(y, self.depthwise).mul_(gates[:, :, None, None])
         y = self.project(y)
         return _writable(y, self.project).add_(x) if self.has_residual else y
@@ -175,6 +175,25 @@ class FusedMBConv(nn.Module):
         means = sums.div_(positions)
         y = F.linear(means, self.project.weight.flatten(1), self.project.bias)
         return y.add_(x.mean((2, 3))) if self.has_residual else y
+
+
+def _is_half(x: Tensor) -> bool:
+    """Return whether operators on a map compute in float16 or bfloat16."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return True
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _sum_positions(y: Tensor) -> tuple[Tensor, int]:
+    """Return the sum (N, C) of a map over all positions, and the number of positions.
+
+    For half precision, return the mean, as the sum over a single position: float16 ends at 65,504, which a sum may
+    exceed. torch computes the mean in float32.
+    """
+    if _is_half(y):
+        return y.mean((2, 3)), 1
+    return y.sum((2, 3)), y.shape[2] * y.shape[3]
 
 
 def _writable(y: Tensor, module: nn.Module) -> Tensor:

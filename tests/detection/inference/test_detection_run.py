@@ -24,6 +24,7 @@ from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import assert_same_detections, calibrated_detector, small_config
 from tests.detection.inference.squares import moving_squares, read_video, save_video
+from tests.fake_gpu import FakeGpu
 from tests.tools.conftest import tool  # noqa: F401
 
 CONFIG = f"""
@@ -437,6 +438,25 @@ def test_only_the_requested_classes_are_detected(detect, tmp_path):
     )
     ran = detect("--input", tmp_path / "x.png", "--save", "xml")
     assert "unknown detection output 'xml': available: crops, csv, json, pictures, yolo" in ran.err
+
+
+def test_the_device_overrides_that_of_the_config(detect, tmp_path):
+    save_image(tmp_path / "x.png")
+    ran = detect("--input", tmp_path / "x.png", "--device", "cpu", "--no-pictures", "MODEL.DEVICE", "cuda")
+    assert ran.code == 0, ran.err
+    ran = detect("--input", tmp_path / "x.png", "--device", "cuda:77")
+    assert ran.code == 2 and ran.err.startswith("error: device 'cuda:77' cannot be used here (")
+
+
+def test_images_are_copied_to_a_gpu_from_pinned_memory(weights):
+    cfg = small_config()
+    cfg.MODEL.DEVICE = "cuda"
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    with FakeGpu() as gpu:
+        predictor = ConfigPredictor(cfg, weights)
+        gpu.copies.clear()
+        predictor([image])
+    assert gpu.copies[:2] == ["pinned", "to the GPU"]
 
 
 def test_a_video(detect, tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation
 
 from fbnetv3.arch import get_arch
+from fbnetv3.arch.block_specs import MBConvSpec
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.blocks import MBConv
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
@@ -72,6 +73,64 @@ def test_the_mean_of_the_output(norm):
             actual = fused.forward_mean(x)
             assert actual.shape == expected.shape
             assert not len(x) or (actual - expected).abs().max() < 1e-5
+
+
+HALF = [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
+
+
+def large_map(channels):
+    """Return a map of 112 x 112 positions of about 6, whose sum is 75,264: more than float16 can represent."""
+    torch.manual_seed(0)
+    return 6 + 0.1 * torch.randn(2, channels, 112, 112, dtype=torch.float64)
+
+
+def averaging_block(out_channels):
+    """Return a block whose depthwise convolution keeps the size of the values, with squeeze-and-excite."""
+    torch.manual_seed(0)
+    spec = MBConvSpec(8, out_channels, 8, 3, 1, 1, 8, 8, "hsigmoid", "relu")
+    block = randomize_statistics(MBConv(spec)).double()
+    nn.init.constant_(block.depthwise[0].weight, 1 / 9)
+    block.depthwise[1] = nn.BatchNorm2d(8).double().eval()
+    return block
+
+
+@pytest.mark.parametrize("dtype, tolerance", HALF)
+@pytest.mark.parametrize("out_channels", [8, 12])
+@torch.inference_mode()
+def test_half_precision_squeezes_large_maps(dtype, tolerance, out_channels):
+    block, x = averaging_block(out_channels), large_map(8)
+    fused = FusedMBConv(copy.deepcopy(block)).to(dtype)
+    assert_close(fused(x.to(dtype)).double(), block(x), 4 * tolerance)
+    means = fused.forward_mean(x.to(dtype)).double()
+    assert_close(means, block(x).mean((2, 3)), 4 * tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", HALF)
+@pytest.mark.parametrize("act", [None, nn.ReLU()])
+@torch.inference_mode()
+def test_half_precision_means_of_large_maps(dtype, tolerance, act):
+    conv = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False).double()
+    nn.init.constant_(conv.weight, 1 / 9)
+    x = large_map(6)
+    fused = FusedConv(conv, *([] if act is None else [nn.Identity(), act])).to(dtype)
+    sums, positions = fused.forward_sum(x.to(dtype))
+    assert_close(sums.double() / positions, conv(x).mean((2, 3)), tolerance)
+
+
+@torch.inference_mode()
+def test_half_precision_by_autocast():
+    block, x = averaging_block(8).float(), large_map(8).float()
+    fused = FusedMBConv(copy.deepcopy(block))
+    with torch.autocast("cpu", torch.float16):
+        y, means = fused(x), fused.forward_mean(x)
+    assert_close(y.float(), block(x), 1e-2)
+    assert_close(means.float(), block(x).mean((2, 3)), 1e-2)
+
+
+@torch.inference_mode()
+def test_shapes_without_values():
+    block = averaging_block(12).float()
+    assert FusedMBConv(block).to("meta")(torch.empty(2, 8, 5, 7, device="meta")).shape == (2, 12, 5, 7)
 
 
 @pytest.mark.parametrize("kernel, stride, padding", [(5, 1, 2), (3, 2, 1), (5, 2, 0), (3, 1, 0)])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fbnetv3.deploy.formats.export_format import FLOAT32, ExportFormat, as_export_error
-from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
+from fbnetv3.deploy.formats.torch_export_format import ModuleRuntime
 from fbnetv3.errors import MissingPackageError, UsageError
 
 _SHAPE = "input_shape"  # entry of the package's metadata: JSON list, null for any size
@@ -59,8 +59,8 @@ class AOTIFormat(ExportFormat):
         return AOTIRuntime(path)
 
 
-class AOTIRuntime(TorchRuntime):
-    """Native code of AOTInductor, with as many threads as torch uses; it is loaded again after pickling."""
+class AOTIRuntime(ModuleRuntime):
+    """Native code of AOTInductor for the CPU, with as many threads as torch uses; it is loaded again after pickling."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,7 +68,7 @@ class AOTIRuntime(TorchRuntime):
         with as_export_error(f"{path}: {name} cannot read it; export it again"):
             model = torch._inductor.aoti_load_package(str(path))
             self._shape = json.loads(model.loader.get_metadata()[_SHAPE])
-        super().__init__(cast("nn.Module", model))
+        super().__init__(cast("nn.Module", model), torch.device("cpu"))
         self.name = name
 
     def run(self, batch: np.ndarray) -> np.ndarray:

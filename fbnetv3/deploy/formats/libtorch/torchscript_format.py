@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import FLOAT32, ExportFormat, as_export_error
-from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
+from fbnetv3.deploy.formats.export_format import FLOAT32, ExportFormat, Runtime, as_export_error
+from fbnetv3.deploy.formats.torch_export_format import ModuleRuntime
+from fbnetv3.modeling.torch_device import CPU, find_device
 
 
 class TorchScriptFormat(ExportFormat):
@@ -31,14 +33,19 @@ class TorchScriptFormat(ExportFormat):
         """Load the file in torch."""
         return TorchScriptRuntime(path)
 
+    def device_runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return torch."""
+        return {self.runtime_package: TorchScriptRuntime}
 
-class TorchScriptRuntime(TorchRuntime):
-    """torch on the CPU, for the TorchScript file at `path`, which is loaded again after pickling."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+class TorchScriptRuntime(ModuleRuntime):
+    """torch, for the TorchScript file at `path`, which is loaded again after pickling."""
+
+    def __init__(self, path: Path, device: str = CPU) -> None:
+        self._arguments = (path, device)
+        torch_device = find_device(device)
         with as_export_error(f"{path}: torch {torch.__version__} cannot read it; export it again"):
-            super().__init__(torch.jit.load(str(path)))
+            super().__init__(torch.jit.load(str(path), map_location=torch_device), torch_device)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TorchScriptRuntime, (self._path,)
+        return TorchScriptRuntime, self._arguments
