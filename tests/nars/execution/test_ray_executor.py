@@ -122,6 +122,55 @@ def test_more_resources_than_the_cluster_has(cluster, tmp_path):
         assert executor.slots == 2
 
 
+class TrainsOn:
+    def __init__(self, trial_device):
+        self.trial_device = trial_device
+
+    def __call__(self, candidate, epochs):
+        return [float(os.environ.get("CUDA_VISIBLE_DEVICES") == "")] * epochs
+
+
+def test_trials_without_gpus_see_none(cluster, tmp_path):
+    """Whatever the version of Ray does."""
+    for trial_device, hidden in (("auto", 1.0), (None, 0.0)):
+        with open_for_tests(TrainsOn(trial_device), tmp_path, "ray", workers=1) as executor:
+            assert run_attempts(executor, make_attempt(0))[0].curve == (hidden, hidden)
+
+
+def test_trials_on_cuda_need_gpus(cluster, tmp_path):
+    with pytest.raises(UsageError, match="DEVICE cuda: there is no GPU for the trials"):
+        open_for_tests(TrainsOn("cuda"), tmp_path, "ray").__enter__()
+
+
+def test_trials_reserve_the_share_of_a_gpu_with_which_all_workers_fit(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0}}])
+    options = []
+    remote = ray.remote
+    monkeypatch.setattr(ray, "remote", lambda **values: options.append(values) or remote(**values))
+    for trial_device in ("auto", None):
+        with open_for_tests(TrainsOn(trial_device), tmp_path, "ray", workers=4) as executor:
+            assert executor.slots == 4
+    assert [values.get("num_gpus") for values in options] == [0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("needed", "slots"),
+    [
+        ({"CPU": 4}, 3),  # two on the first machine, one on the second
+        ({"CPU": 1, "GPU": 3}, 1),  # not of two machines
+        ({"CPU": 1, "GPU": 0.6}, 6),  # two shares of 0.6 do not fit on a GPU, nor on parts of several
+        ({"CPU": 2, "GPU": 0.5}, 6),
+        ({"GPU": 0.3333}, 18),
+        ({"CPU": 0, "GPU": 0}, None),
+    ],
+)
+def test_trials_that_fit_on_a_cluster(needed, slots):
+    from fbnetv3.nars.execution.ray_executor import count_slots
+
+    assert count_slots([{"CPU": 8, "GPU": 4}, {"CPU": 5, "GPU": 2}], needed) == slots
+
+
 def test_an_address_without_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
