@@ -49,7 +49,9 @@ def main():
         print(f"{name:32} {1e3 * seconds[0]:12.1f} {1e3 * statistics.median(seconds[1:]):15.1f}")
     starts = [total - step for total, step in zip(totals, parts[STEP], strict=True)]
     start = statistics.median(starts[1:])
-    report_value("start of a trial, before its first step", start, 0.5, f"{start:.3f} s", lower_is_better=True)
+    report_value(
+        "start of a trial, before its first step", start, 0.5, f"{start:.3f} s", lower_is_better=True
+    )
 
 
 def measure_starts(config, overrides, trials):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.utils.checks import check_number
@@ -21,6 +22,23 @@ def visible_gpus() -> list[str]:
     count = torch.cuda.device_count()
     names = os.environ.get(VISIBLE_GPUS)
     return [str(index) for index in range(count)] if names is None else names.split(",")[:count]
+
+
+@contextlib.contextmanager
+def no_visible_gpus() -> Iterator[None]:
+    """Hide all GPUs from this process within the block, for a Ray task without any.
+
+    Old versions of Ray do so themselves. Newer ones leave all GPUs visible, and all trials would use the first one.
+    """
+    names = os.environ.get(VISIBLE_GPUS)
+    os.environ[VISIBLE_GPUS] = ""
+    try:
+        yield
+    finally:
+        # Ray may run other tasks in this process
+        del os.environ[VISIBLE_GPUS]
+        if names is not None:
+            os.environ[VISIBLE_GPUS] = names
 
 
 def is_assigned(trial_device: str | None) -> bool:

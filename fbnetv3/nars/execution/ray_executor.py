@@ -55,10 +55,10 @@ class RayExecutor:
                 options.workers,
                 int(ray.cluster_resources().get("GPU", 0)),
             )
-            resources = {"num_cpus": 1, **options.resources}
+            resources: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
             if self._gpu_share is not None:
                 resources["num_gpus"] = self._gpu_share
-            self._task = ray.remote(**resources, max_retries=0)(_build_task(import_path()))
+            self._task = ray.remote(**resources)(_build_task(import_path()))
         except UsageError:
             self.close()
             raise
@@ -167,17 +167,16 @@ def _build_task(folders: Sequence[str]) -> Callable[[bytes, bytes, float | None]
     """
 
     def evaluate(context: bytes, attempt: bytes, gpu_share: float | None) -> Outcome:
-        import os
+        import contextlib
         import pickle
         import sys
 
-        # Newer versions of Ray leave all GPUs visible to tasks without any, which then would not be counted
-        if gpu_share == 0:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         sys.path.extend(folder for folder in folders if folder not in sys.path)
         from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
+        from fbnetv3.nars.execution.gpu_assignment import no_visible_gpus
 
-        return evaluate_in_worker(pickle.loads(context), pickle.loads(attempt), gpu_share)
+        with no_visible_gpus() if gpu_share == 0 else contextlib.nullcontext():
+            return evaluate_in_worker(pickle.loads(context), pickle.loads(attempt), gpu_share)
 
     return evaluate
 

@@ -396,6 +396,7 @@ def meets_others(candidate, epochs):
 
 def test_an_attempt_that_needs_a_gpu_of_its_own_runs_alone_in_a_new_process(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     attempts = [make_attempt(number, folder=tmp_path, alone=number == 2) for number in range(6)]
     with open_for_tests(meets_others, tmp_path, resources={"num_gpus": 0.5}) as executor:
         outcomes = run_attempts(executor, *attempts)
