@@ -128,8 +128,10 @@ def test_equal_values_of_a_repeated_trial_are_no_reason_for_a_warning(tmp_path, 
     assert not messages
 
 
-class TwoTrials(TwoSegments):
-    proposals = TwoSegments.proposals[:2]
+class OneSegmentMore(TwoSegments):
+    """Trains two candidates to the second epoch, then the first one to the third."""
+
+    proposals = TwoSegments.proposals[:3]
 
 
 class LimitedMemory:
@@ -159,11 +161,11 @@ def test_a_trial_that_runs_out_of_memory_is_tried_once_more_alone_on_a_gpu(tmp_p
     settings = SearchSettings(epochs=3, retries=5)
     with contextlib.closing(TrialStore(tmp_path, create=True)) as store:
         runner = TrialRunner(
-            settings, SPACE, TwoTrials(), store, 6, lambda progress: messages.append(progress.message)
+            settings, SPACE, OneSegmentMore(), store, 6, lambda progress: messages.append(progress.message)
         )
         runner.run(executor)
     attempts = [(attempt.trial, attempt.alone) for attempt in executor.attempts]
-    assert attempts == [(0, False), (0, True), (1, False), (1, True)]
+    assert attempts == [(0, False), (0, True), (1, False), (1, True), (0, True)]
     assert [message for message in messages if message] == [
         "trial 0 failed, retrying alone: out of GPU memory",
         "trial 1 failed, retrying alone: out of GPU memory",
