@@ -74,6 +74,7 @@ SCRIPT_OPTIONS = {
     "int8.py": "--rounds 1 --resolution 64 --formats onnx",
     "latency_search.py": "--table table2.jsonl --budgets 8 --evaluations 8 --seconds 0.1",
     "train_step.py": "--rounds 1 --threads 1",
+    "trial_start.py": "--trials 2",
     "import_time.py": "--rounds 1",
     "input_pipeline.py": "--rounds 1 --workers 0",
     "loop_overhead.py": "SOLVER.EPOCHS 1",

@@ -48,7 +48,7 @@ ALLOWED = {
     "__init__": {"arch", "factory", "modeling", "utils"},
 }
 # Modules that may import more than their part: the search trains candidates and draws networks only by these.
-EXCEPTIONS = {"nars/evaluators/training_evaluator.py": {"modeling", "training"}}
+EXCEPTIONS = {"nars/evaluators/training_evaluator.py": {"data", "modeling", "training"}}
 WITHOUT_TORCH = {"errors", "registry", "utils", "arch", "config"}
 HEAVY = {
     "detectron2",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +28,7 @@ DATASETS = Registry("dataset")
 
 DIGITS_HELD_OUT = 0.2
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
+_reused: ContextVar[dict[tuple[str, str, str], ImageDataset] | None] = ContextVar("_reused", default=None)
 
 
 class ImageDataset(Protocol):
@@ -62,7 +66,26 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
     """
     if split not in _SPLIT_FOLDERS:
         raise UsageError(f"unknown split '{split}': use train or val")
-    return DATASETS.get(name)(root, split)
+    datasets = _reused.get()
+    if datasets is None:
+        return DATASETS.get(name)(root, split)
+    key = (name, root, split)
+    if key not in datasets:
+        datasets[key] = DATASETS.get(name)(root, split)
+    return datasets[key]
+
+
+@contextlib.contextmanager
+def reuse_datasets(datasets: dict[tuple[str, str, str], ImageDataset]) -> Iterator[None]:
+    """Keep the datasets that are built within the block in a dictionary, and return those that it already has.
+
+    For several runs with the same images, whose names need to be read only once.
+    """
+    token = _reused.set(datasets)
+    try:
+        yield
+    finally:
+        _reused.reset(token)
 
 
 @dataclass(eq=False)

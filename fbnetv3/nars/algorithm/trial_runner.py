@@ -80,6 +80,7 @@ class TrialRunner:
         self.trials = store.trials()
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
         self._slots = 1
+        self._alone: set[int] = set()  # trials that ran out of memory, and now get a GPU of their own
         self.is_complete = False  # whether there is nothing more to propose
         self._has_warned = False  # whether the user knows that values of earlier epochs have changed
         self._is_stopped = False  # whether the callback has ended the search
@@ -166,6 +167,7 @@ class TrialRunner:
             seed=trial_seed(self.settings.seed, trial.number),
             folder=self.store.trial_folder(trial.number),
             failed_attempts=segment.attempts,
+            alone=trial.number in self._alone,
         )
 
     def _record_outcome(self, outcome: Outcome) -> bool:
@@ -179,10 +181,16 @@ class TrialRunner:
             )
         else:
             assert outcome.error is not None
-            attempts = self._find_trial(outcome.number).segments[-1].attempts
-            retry = attempts < self.settings.retries
+            failed = self._find_trial(outcome.number)
+            retry = failed.segments[-1].attempts < self.settings.retries
+            retrying = ", retrying" if retry else ""
+            if outcome.out_of_memory and retry:
+                # With all of the GPU's memory it would run out again
+                retry = failed.number not in self._alone
+                retrying = ", retrying alone" if retry else " alone"
+                self._alone.add(failed.number)
             segment = self.store.fail(outcome.number, outcome.error, outcome.seconds, retry)
-            message = f"trial {segment.trial} failed{', retrying' if retry else ''}: {outcome.error}"
+            message = f"trial {segment.trial} failed{retrying}: {outcome.error}"
         trial = self._update(segment)
         if segment.status == COMPLETED:
             ends = [part.epochs for part in trial.segments if part.number < segment.number]

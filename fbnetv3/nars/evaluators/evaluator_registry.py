@@ -30,11 +30,14 @@ An evaluator may have these attributes:
   `candidate.folder`. A search then counts only the additional epochs; otherwise it counts all epochs again.
 - `check(candidate)`: called once before the first trial; it raises a UserError if every trial would fail.
 - `prepare_worker()`: called before each trial, but only in worker processes, whose settings it may change.
+- `trial_device`: the device that trials compute on: "cuda", "cpu", or "auto" for a GPU if there is one. Executors then
+  give each trial a GPU, or its share of one, and hide the others; without the attribute, they do so only if
+  `resources.num_gpus` is set.
 - `clean_up(folders)`: called once at the end of a search with the folders of its trials, to delete what was kept there
   to continue them.
 """
 
-_OPTIONAL_ATTRIBUTES = ("continues", "check", "prepare_worker", "clean_up")
+_OPTIONAL_ATTRIBUTES = ("continues", "check", "prepare_worker", "trial_device", "clean_up")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 EVALUATORS = Registry("evaluator")

@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 
 from fbnetv3.arch import ArchDef, compute_cost, save_arch
 from fbnetv3.config import load_config
+from fbnetv3.data.datasets import ImageDataset, reuse_datasets
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.nars.space.candidate import Candidate
@@ -47,7 +48,13 @@ class TrainingEvaluator:
         self.config = config
         self.overrides = flatten(overrides or {})
         # Fail early on config errors; a one-epoch run cannot have a warmup
-        load_config(config, _to_pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
+        cfg = load_config(
+            config, _to_pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides})
+        )
+        self.trial_device: str = cfg.DEVICE
+        # TensorBoard's files would be deleted at the end of each trial
+        self._trackers = [name for name in cfg.LOG.TRACKERS if name != "tensorboard"]
+        self._datasets: dict[tuple[str, str, str], ImageDataset] = {}  # of the trials in this process
 
     def check(self, candidate: Candidate) -> None:
         """Raise the error that every trial would fail with, such as a missing dataset or conflicting overrides.
@@ -69,8 +76,8 @@ class TrainingEvaluator:
         # An interrupted attempt may already have trained to the end
         if len(_read_learning_curve(run)) < epochs:
             cfg = self._trial_config(candidate, run.path)
-            train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
-        shutil.rmtree(run.tensorboard, ignore_errors=True)
+            with reuse_datasets(self._datasets):
+                train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
         for file in (run.weights, run.best):
             file.unlink(missing_ok=True)
         if epochs == candidate.full_epochs:
@@ -106,7 +113,8 @@ class TrainingEvaluator:
         # Written only once the keys are known to be valid
         if candidate.arch is not None:
             save_arch(candidate.arch, keys["MODEL.ARCH"])
-        return load_config(self.config, _to_pairs({**keys, **self.overrides}))
+        keys |= {**self.overrides, "LOG.TRACKERS": self._trackers}
+        return load_config(self.config, _to_pairs(keys))
 
 
 def _check_network(cfg: CfgNode, inputs: Inputs) -> None:

@@ -36,6 +36,7 @@ class TrialAttempt:
     seed: int
     folder: Path | None  # folder for the evaluation's files
     failed_attempts: int = 0  # number of earlier attempts that failed
+    alone: bool = False  # whether no other trial may use its GPU: its last attempt ran out of memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Outcome:
     seconds: float
     traceback: str | None = None  # of an error that is no UserError; executors move it to a log
     objectives: Mapping[str, float] = field(default_factory=dict)  # those after the first, by name
+    out_of_memory: bool = False  # whether the GPU's memory was too small
+    ends_worker: bool = False  # whether its process cannot evaluate anything else
 
 
 class TimeLimit:

@@ -14,14 +14,20 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import UsageError, UserError
 from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.evaluator_errors import TRACEBACKS_FILE, log_traceback
 from fbnetv3.nars.execution.executors import ExecutorOptions, import_path
-from fbnetv3.nars.execution.gpu_assignment import VISIBLE_GPUS, assign_gpus, visible_gpus
+from fbnetv3.nars.execution.gpu_assignment import (
+    VISIBLE_GPUS,
+    assign_gpus,
+    gpus_per_trial,
+    is_assigned,
+    visible_gpus,
+)
+from fbnetv3.nars.execution.gpu_slots import GpuSlots
 from fbnetv3.nars.execution.pickling import pickle_with_file_names
-from fbnetv3.utils.checks import check_number
 from fbnetv3.utils.files import build_output_error, make_folder
 
 _GRACE_PERIOD = 20.0  # seconds for an interrupted evaluation to save its state
@@ -42,6 +48,7 @@ class SerialExecutor:
         self._context = context
         self._log = options.logs / TRACEBACKS_FILE
         self._attempts: deque[TrialAttempt] = deque()
+        self._gpu_error = ""  # after which this process cannot use its GPU
 
     def submit(self, attempt: TrialAttempt) -> None:
         """Queue an attempt for `wait`."""
@@ -51,8 +58,16 @@ class SerialExecutor:
         """Evaluate the next attempt."""
         if not self._attempts:
             return []
+        if self._gpu_error:
+            raise UserError(
+                f"executor serial: this process cannot use its GPU anymore ({self._gpu_error}): resume the search, "
+                "or use the executor local, which starts a new process after such errors"
+            )
         attempt = self._attempts.popleft()
-        return [log_traceback(evaluate_attempt(self._context, attempt), attempt.trial, self._log)]
+        outcome = log_traceback(evaluate_attempt(self._context, attempt), attempt.trial, self._log)
+        if outcome.ends_worker:
+            self._gpu_error = outcome.error or f"after trial {attempt.trial}"
+        return [outcome]
 
     def close(self) -> None:
         """Drop all queued attempts."""
@@ -62,8 +77,10 @@ class SerialExecutor:
 class LocalExecutor:
     """Evaluates in worker processes of this machine, each with a log file for what it prints.
 
-    With the resource `num_gpus`, each worker sees only its own GPUs, or the one that it shares. The evaluator is sent
-    by cloudpickle, so functions defined in a script or notebook work.
+    If the evaluator names its `trial_device`, or with the resource `num_gpus`, each worker sees only its own GPUs, or
+    the one that it shares, and uses no more than its share of the memory. An attempt that ran out of memory gets a GPU
+    of its own; an error after which a process cannot use its GPU ends the worker. The evaluator is sent by cloudpickle,
+    so functions defined in a script or notebook work.
     """
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
@@ -71,10 +88,10 @@ class LocalExecutor:
         self.logs = options.logs
         self._time_limit = TimeLimit(options.time_limit)
         self._workers: dict[int, _Worker] = {}
-        num_gpus = options.resources.get("num_gpus", 0)
-        check_number(num_gpus, "resources.num_gpus", 0)
-        # Without GPUs of their own, workers see all that this process does
-        self._gpus = assign_gpus(self.slots, num_gpus, visible_gpus()) if num_gpus else []
+        self._queue: list[TrialAttempt] = []  # attempts that wait for a slot
+        self._gpu_share, self._gpus = _assign_gpus(context, options)
+        # Without GPUs of their own, workers may all use the same ones
+        self._slots = GpuSlots(self._gpus or [""] * self.slots)
         try:
             self._context = pickle_with_file_names(context)
         except Exception as error:  # pickling runs the user's code
@@ -84,13 +101,34 @@ class LocalExecutor:
             ) from None
 
     def submit(self, attempt: TrialAttempt) -> None:
-        """Start an attempt."""
-        busy = {slot for slot, worker in self._workers.items() if worker.attempt is not None}
-        slot = min(set(range(self.slots)) - busy)
+        """Start an attempt, or queue it if it needs a GPU of its own, or another attempt waits for one."""
+        self._queue.append(attempt)
+        self._start_queued()
+
+    def _start_queued(self) -> None:
+        queue, self._queue = self._queue, []
+        for attempt in queue:
+            slot = self._slots.take(attempt.alone)
+            if slot is None:
+                self._queue.append(attempt)
+            else:
+                self._start(attempt, slot)
+
+    def _start(self, attempt: TrialAttempt, slot: int) -> None:
+        gpu_share = self._gpu_share
+        if attempt.alone:
+            # Idle workers hold memory, too
+            for neighbor in self._slots.neighbors(slot):
+                self._stop_worker(neighbor)
+            gpu_share = gpu_share and max(1.0, gpu_share)
         if slot not in self._workers:
             log = make_folder(self.logs) / f"worker_{slot}.txt"
-            self._workers[slot] = _Worker(self._context, log, self._environment(slot))
+            self._workers[slot] = _Worker(self._context, log, self._environment(slot), gpu_share)
         self._workers[slot].start_attempt(attempt)
+
+    def _stop_worker(self, slot: int) -> None:
+        if slot in self._workers:
+            self._workers.pop(slot).kill()
 
     def _environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables of a worker, in addition to those of this process."""
@@ -111,17 +149,23 @@ class LocalExecutor:
         # A child process of a dead worker may keep the pipe open, so look at the processes too
         slots += [slot for slot in busy.values() if self._workers[slot].process.poll() is not None]
         outcomes = [self._receive_outcome(slot) for slot in dict.fromkeys(slots)]
-        return outcomes + self._kill_overdue_workers()
+        outcomes += self._kill_overdue_workers()
+        self._start_queued()
+        return outcomes
 
     def _receive_outcome(self, slot: int) -> Outcome:
         """Return the outcome of a worker's attempt; if the worker has died, the next attempt starts a new one."""
         worker = self._workers[slot]
         attempt = worker.attempt
         assert attempt is not None  # only busy workers are waited for
+        self._slots.release(slot)
         with contextlib.suppress(EOFError, OSError):
             if worker.pipe.poll():
-                outcome = pickle.loads(worker.pipe.recv_bytes())
+                outcome: Outcome = pickle.loads(worker.pipe.recv_bytes())
                 worker.attempt = None
+                # A worker that was alone is not limited to its share
+                if outcome.ends_worker or attempt.alone:
+                    self._stop_worker(slot)
                 return log_traceback(outcome, attempt.trial, worker.log)
         del self._workers[slot]
         # The pipe of a dying process closes a moment before its end
@@ -138,13 +182,14 @@ class LocalExecutor:
             attempt = worker.attempt
             outcome = self._time_limit.outcome_if_overdue(attempt, worker.start_time) if attempt else None
             if outcome:
-                worker.kill()
-                del self._workers[slot]
+                self._stop_worker(slot)
+                self._slots.release(slot)
                 outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:
         """Interrupt the running attempts, wait briefly for them, and kill all workers."""
+        self._queue.clear()
         busy = [worker for worker in self._workers.values() if worker.attempt is not None]
         for worker in busy:
             worker.process.terminate()
@@ -157,17 +202,28 @@ class LocalExecutor:
         self._workers.clear()
 
 
+def _assign_gpus(context: SearchContext, options: ExecutorOptions) -> tuple[float | None, list[str]]:
+    """Return the number of GPUs of each worker, None if it is not known, and the GPUs that each one sees."""
+    trial_device = getattr(context.evaluator, "trial_device", None)
+    num_gpus = options.resources.get("num_gpus")
+    gpus = visible_gpus() if num_gpus or (num_gpus is None and is_assigned(trial_device)) else []
+    share = gpus_per_trial(trial_device, num_gpus, options.workers, len(gpus))
+    return share, [] if share is None else assign_gpus(options.workers, share, gpus)
+
+
 class _Worker:
     """A worker process, the pipe to it, and its current attempt; `context` is a pickled `SearchContext`."""
 
-    def __init__(self, context: bytes, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, context: bytes, log: Path, environment: Mapping[str, str], gpu_share: float | None
+    ) -> None:
         self.log = log
         self.log_start = 0  # size of the log when the attempt started
         self.attempt: TrialAttempt | None = None
         self.start_time = 0.0
         self.pipe, worker_end = Pipe()
         with worker_end:
-            self.process = _start_process(worker_end, log, environment)
+            self.process = _start_process(worker_end, log, environment, gpu_share)
         with contextlib.suppress(OSError):  # `wait` notices if the process has died already
             self.pipe.send_bytes(context)
 
@@ -211,19 +267,22 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _start_process(worker_end: Connection, log: Path, variables: Mapping[str, str]) -> subprocess.Popen:
+def _start_process(
+    worker_end: Connection, log: Path, variables: Mapping[str, str], gpu_share: float | None
+) -> subprocess.Popen:
     environment = {**os.environ, **variables}
     # The worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
     user_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
     environment["PYTHONPATH"] = os.pathsep.join(import_path())
     pipe_fd = worker_end.fileno()
+    arguments = [str(pipe_fd), "" if gpu_share is None else str(gpu_share), *user_path]
     try:
         f = log.open("ab")
     except OSError as error:
         raise build_output_error(log, error) from None
     with f:
         return subprocess.Popen(
-            [sys.executable, "-m", "fbnetv3.nars.execution.worker", str(pipe_fd), *user_path],
+            [sys.executable, "-m", "fbnetv3.nars.execution.worker", *arguments],
             pass_fds=[pipe_fd],
             stdin=subprocess.DEVNULL,
             stdout=f,

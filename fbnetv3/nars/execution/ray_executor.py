@@ -8,13 +8,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.evaluator_errors import TRACEBACKS_FILE, log_traceback
 from fbnetv3.nars.execution.executors import ExecutorOptions, import_path
+from fbnetv3.nars.execution.gpu_assignment import count_sharing, gpus_per_trial
 from fbnetv3.nars.execution.pickling import pickle_with_file_names
 from fbnetv3.utils.text import one_line
 
@@ -33,6 +34,9 @@ class RayExecutor:
 
     A task whose worker or node dies is reported as a failed attempt; the search submits it again, as with local
     workers. Every node must be able to reach the folders of the trials, and modules under the same paths.
+
+    If the evaluator names its `trial_device`, tasks reserve a GPU, or a share of one, unless the resource `num_gpus`
+    says how many. Ray starts a new process for each task with a GPU, so that no task inherits a broken one.
     """
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
@@ -45,12 +49,23 @@ class RayExecutor:
         if self._owns_ray:
             _connect(options.address, options.workers)
         try:
-            task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
-            self._task = ray.remote(**task_options)(_build_task(import_path()))
+            self._gpu_share = gpus_per_trial(
+                getattr(context.evaluator, "trial_device", None),
+                options.resources.get("num_gpus"),
+                options.workers,
+                int(ray.cluster_resources().get("GPU", 0)),
+            )
+            resources: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
+            if self._gpu_share is not None:
+                resources["num_gpus"] = self._gpu_share
+            self._task = ray.remote(**resources)(_build_task(import_path()))
+        except UsageError:
+            self.close()
+            raise
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {dict(options.resources)}: {one_line(error)}") from None
-        self._fit_slots(options.resources)
+        self._fit_slots(resources)
         try:
             self._context = ray.put(pickle_with_file_names(context))
         except Exception as error:  # pickling runs the user's code
@@ -59,24 +74,29 @@ class RayExecutor:
 
     def _fit_slots(self, resources: Mapping[str, float]) -> None:
         """Submit no more tasks than fit on the cluster: those in its queue would use up their time limit."""
-        available = ray.cluster_resources()
-        needed = {"CPU": 1.0}
-        needed |= {
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        needed = {
             _RESOURCE_NAMES[name]: count for name, count in resources.items() if name in _RESOURCE_NAMES
         }
-        for name, count in needed.items():
-            total = available.get(name, 0)
-            if count > total:
-                self.close()
-                raise UsageError(
-                    f"resources: a trial needs {count:g} {name}, but the cluster has {total:g}"
-                )
-            if count:
-                self.slots = min(self.slots, int(total // count))
+        slots = count_slots(nodes, needed)
+        if slots == 0:
+            self.close()
+            lacks = [name for name in needed if not count_slots(nodes, {name: needed[name]})] or list(
+                needed
+            )
+            trial = " and ".join(f"{needed[name]:g} {name}" for name in lacks)
+            total = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g}" for name in lacks)
+            raise UsageError(
+                f"resources: a trial needs {trial}, but the cluster has {total}: no machine has enough"
+            )
+        self.slots = min(self.slots, slots) if slots else self.slots
 
     def submit(self, attempt: TrialAttempt) -> None:
         """Start an attempt."""
-        reference = self._task.remote(self._context, pickle.dumps(attempt))
+        task, gpu_share = self._task, self._gpu_share
+        if attempt.alone and gpu_share and gpu_share < 1:
+            task, gpu_share = task.options(num_gpus=1), 1.0
+        reference = task.remote(self._context, pickle.dumps(attempt), gpu_share)
         self._running[reference] = (attempt, time.monotonic())
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -118,21 +138,45 @@ class RayExecutor:
             ray.shutdown()
 
 
-def _build_task(folders: Sequence[str]) -> Callable[[bytes, bytes], Outcome]:
-    """Build the function that evaluates a pickled attempt, given the pickled context.
+def count_slots(nodes: Iterable[Mapping[str, float]], needed: Mapping[str, float]) -> int | None:
+    """Return how many trials fit on a cluster at a time; None if they need nothing.
+
+    Args:
+        nodes: resources of each machine by name, such as "GPU".
+        needed: those of a trial, all on one machine. A share of a GPU is a share of a single one.
+    """
+    needed = {name: count for name, count in needed.items() if count}
+    if not needed:
+        return None
+    return sum(
+        min(
+            int(node.get(name, 0)) * count_sharing(count)
+            if name == "GPU" and count < 1
+            else int(node.get(name, 0) // count)
+            for name, count in needed.items()
+        )
+        for node in nodes
+    )
+
+
+def _build_task(folders: Sequence[str]) -> Callable[[bytes, bytes, float | None], Outcome]:
+    """Build the function that evaluates a pickled attempt, given the pickled context and the number of its GPUs.
 
     It makes the modules in `folders` importable before it loads the two. As a nested function, it is itself sent by
     value, so this package is imported from these folders too.
     """
 
-    def evaluate(context: bytes, attempt: bytes) -> Outcome:
+    def evaluate(context: bytes, attempt: bytes, gpu_share: float | None) -> Outcome:
+        import contextlib
         import pickle
         import sys
 
         sys.path.extend(folder for folder in folders if folder not in sys.path)
         from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
+        from fbnetv3.nars.execution.gpu_assignment import no_visible_gpus
 
-        return evaluate_in_worker(pickle.loads(context), pickle.loads(attempt))
+        with no_visible_gpus() if gpu_share == 0 else contextlib.nullcontext():
+            return evaluate_in_worker(pickle.loads(context), pickle.loads(attempt), gpu_share)
 
     return evaluate
 

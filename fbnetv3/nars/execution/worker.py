@@ -41,21 +41,23 @@ def _receive_attempts(pipe: Connection, attempts: queue.SimpleQueue[bytes]) -> N
 def main() -> None:
     """Evaluate attempts until the pipe closes.
 
-    Command line: the pipe's file descriptor, and the user's PYTHONPATH if it is set. This process runs with the
-    parent's whole import path in PYTHONPATH, which the evaluator's own subprocesses should not inherit.
+    Command line: the pipe's file descriptor, the number of GPUs (empty if it is not known), and the user's PYTHONPATH
+    if it is set. This process runs with the parent's whole import path in PYTHONPATH, which the evaluator's own
+    subprocesses should not inherit.
     """
     pipe = Connection(int(sys.argv[1]))
+    gpu_share = float(sys.argv[2]) if sys.argv[2] else None
     log = os.dup(1)  # the evaluator may close or redirect standard output
     os.environ.pop("PYTHONPATH", None)
-    if len(sys.argv) > 2:
-        os.environ["PYTHONPATH"] = sys.argv[2]
+    if len(sys.argv) > 3:
+        os.environ["PYTHONPATH"] = sys.argv[3]
     context: SearchContext = pickle.loads(pipe.recv_bytes())
     attempts: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive_attempts, args=(pipe, attempts), daemon=True).start()
     while True:
         attempt: TrialAttempt = pickle.loads(attempts.get())
         _write_log(log, f"--- trial {attempt.trial}")
-        outcome = evaluate_in_worker(context, attempt)
+        outcome = evaluate_in_worker(context, attempt, gpu_share)
         if outcome.error:
             _write_log(log, f"--- trial {attempt.trial}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))

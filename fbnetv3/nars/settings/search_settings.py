@@ -104,8 +104,9 @@ class SearchSettings:
         workers: number of evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
         resources: resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`: those of Ray, or `num_gpus` of
-            local workers.
-        retries: number of additional attempts at a failed trial.
+            local workers. If the evaluator trains on GPUs, each evaluation has one by default, or a share of one.
+        retries: number of additional attempts at a failed trial; at most one, alone on its GPU, after running out of
+            GPU memory.
         max_failures: number of failed trials that a search tolerates; one more stops it.
         num_classes: number of classes of the networks whose cost is counted.
         scaled_networks: networks made from recommendations by compound scaling, by name:

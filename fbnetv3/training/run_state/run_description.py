@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
@@ -60,6 +61,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+@functools.cache  # the state in which this process has imported the package
 def _git_state() -> dict[str, Any] | None:
     folder = Path(fbnetv3.__file__).resolve().parent.parent
     if not (folder / ".git").exists():  # git would search the parent folders

@@ -6,11 +6,11 @@ import pytest
 
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
-from fbnetv3.nars.execution.attempts import SearchContext
+from fbnetv3.nars.execution.attempts import Outcome, SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
 from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.settings.search_settings import SearchSettings
-from fbnetv3.nars.trials.trial_store import Proposal, TrialStore
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, Proposal, TrialStore
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 
@@ -126,3 +126,49 @@ def test_equal_values_of_a_repeated_trial_are_no_reason_for_a_warning(tmp_path, 
 
     messages, _ = run_two_segments(nearly_equal, tmp_path)
     assert not messages
+
+
+class OneSegmentMore(TwoSegments):
+    """Trains two candidates to the second epoch, then the first one to the third."""
+
+    proposals = TwoSegments.proposals[:3]
+
+
+class LimitedMemory:
+    """An executor with one slot and memory for trials up to a number, if they share the GPU and if they do not."""
+
+    slots = 1
+
+    def __init__(self, shared, whole):
+        self.shared = shared
+        self.whole = whole
+        self.attempts = []
+
+    def submit(self, attempt):
+        self.attempts.append(attempt)
+
+    def wait(self, timeout):
+        attempt = self.attempts[-1]
+        memory = self.whole if attempt.alone else self.shared
+        if attempt.trial > memory:
+            return [Outcome(attempt.number, None, "out of GPU memory", 1.0, out_of_memory=True)]
+        return [Outcome(attempt.number, (1.0,) * attempt.epochs, None, 1.0)]
+
+
+def test_a_trial_that_runs_out_of_memory_is_tried_once_more_alone_on_a_gpu(tmp_path):
+    executor = LimitedMemory(shared=-1, whole=0)
+    messages = []
+    settings = SearchSettings(epochs=3, retries=5)
+    with contextlib.closing(TrialStore(tmp_path, create=True)) as store:
+        runner = TrialRunner(
+            settings, SPACE, OneSegmentMore(), store, 6, lambda progress: messages.append(progress.message)
+        )
+        runner.run(executor)
+    attempts = [(attempt.trial, attempt.alone) for attempt in executor.attempts]
+    assert attempts == [(0, False), (0, True), (1, False), (1, True), (0, True)]
+    assert [message for message in messages if message] == [
+        "trial 0 failed, retrying alone: out of GPU memory",
+        "trial 1 failed, retrying alone: out of GPU memory",
+        "trial 1 failed alone: out of GPU memory",
+    ]
+    assert [trial.status for trial in runner.trials] == [COMPLETED, FAILED]

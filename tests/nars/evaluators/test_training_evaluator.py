@@ -10,8 +10,10 @@ from torch import nn
 from fbnetv3.arch import ArchDef, Row, Stage, configs_folder
 from fbnetv3.arch.block_specs import ACTIVATIONS
 from fbnetv3.config.recipe import Recipe
+from fbnetv3.data.datasets import DATASETS
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.nars.evaluators.training_evaluator import TrainingEvaluator
+from fbnetv3.training.tracking.trackers import TRACKERS
 
 CONFIG = str(configs_folder() / "digits" / "fbnetv3_digits.yaml")
 QUICK = {"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.BATCH_SIZE": 256, "DATA.WORKERS": 0}
@@ -39,14 +41,55 @@ def test_a_shorter_trial_is_the_beginning_of_a_full_one(tmp_path):
     short = evaluate(candidate(tmp_path / "short"), 2)
     assert len(full) == 3
     assert short == full[:2]
-    for name in ("checkpoints", "tensorboard"):  # as if killed after the last epoch
-        (tmp_path / "full" / name).mkdir()
+    (tmp_path / "full" / "checkpoints").mkdir()  # as if killed after the last epoch
     assert evaluate(candidate(tmp_path / "full"), 3) == full
     assert not (tmp_path / "full" / "checkpoints").exists()
     assert not (tmp_path / "full" / "tensorboard").exists()
     # The search has a report of its own on its trials
     assert not (tmp_path / "full" / "evaluation").exists()
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_trials_open_each_dataset_once(tmp_path, monkeypatch):
+    """Reading the names of all images of a large dataset takes longer than the first steps of a trial."""
+    opened = []
+    build = DATASETS.get("digits")
+    monkeypatch.setattr(DATASETS, "get", lambda name: lambda *split: opened.append(split) or build(*split))
+    evaluate = TrainingEvaluator(CONFIG, QUICK)
+    for number in range(2):
+        evaluate(candidate(tmp_path / str(number)), 1)
+    assert opened == [("", "train"), ("", "val")]
+    # Another search may read changed files
+    TrainingEvaluator(CONFIG, QUICK)(candidate(tmp_path / "other"), 1)
+    assert len(opened) == 4
+
+
+@pytest.mark.parametrize("trackers", ["[tensorboard]", "[tensorboard, recorder]"])
+def test_trials_write_no_tensorboard_files(tmp_path, trackers):
+    """They would be deleted at the end; other trackers of the config are used."""
+    values = []
+
+    class Recorder:
+        def __init__(self, **_):
+            pass
+
+        def log(self, entry, step):
+            values.append(entry)
+
+        def close(self):
+            pass
+
+    TRACKERS.register(Recorder, name="recorder")
+    TrainingEvaluator(CONFIG, {**QUICK, "LOG.TRACKERS": trackers})(candidate(tmp_path / "trial"), 1)
+    assert not (tmp_path / "trial" / "tensorboard").exists()
+    assert bool(values) == ("recorder" in trackers)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trial_device"), [({}, "auto"), ({"DEVICE": "cpu"}, "cpu"), ({"DEVICE": "cuda"}, "cuda")]
+)
+def test_executors_assign_gpus_according_to_the_device_of_the_config(overrides, trial_device):
+    assert TrainingEvaluator(CONFIG, {**QUICK, **overrides}).trial_device == trial_device
 
 
 def checkpoints(folder):

@@ -9,8 +9,9 @@ from fbnetv3.nars.space.search_space import space_from_dict
 SPACE = space_from_dict({"name": "one", "variables": {"a": {"range": [0, 99]}}})
 
 
-def make_attempt(number, epochs=2, folder=None):
-    return TrialAttempt(number, number, np.array([number]), epochs, epochs, seed=7, folder=folder)
+def make_attempt(number, epochs=2, folder=None, alone=False):
+    vector = np.array([number])
+    return TrialAttempt(number, number, vector, epochs, epochs, seed=7, folder=folder, alone=alone)
 
 
 def run_attempts(executor, *attempts):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.errors import UnknownNameError, UsageError, UserError
 from fbnetv3.nars.execution.attempts import SearchContext, TrialAttempt
 from fbnetv3.nars.execution.executors import EXECUTORS, ExecutorOptions, open_executor
 from fbnetv3.nars.execution.local_executor import SerialExecutor
@@ -333,3 +333,74 @@ def test_an_executor_of_ones_own(tmp_path):
             assert run_attempts(executor, make_attempt(1))[1].curve == (8.0, 8.0)
     finally:
         EXECUTORS.remove("mine")
+
+
+class OnGpus:
+    """Writes the GPUs that its process sees to the folder of each trial."""
+
+    trial_device = "auto"
+
+    def __call__(self, candidate, epochs):
+        return shows_its_gpus(candidate, epochs)
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, ["", ""]), (1, ["0", "0"]), (3, ["0", "1"])])
+def test_workers_are_spread_over_the_gpus_without_a_setting(gpus, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with open_for_tests(OnGpus(), tmp_path) as executor:
+        outcomes = run_attempts(executor, *(make_attempt(number, folder=tmp_path) for number in range(4)))
+    assert all(outcome.error is None for outcome in outcomes.values())
+    assert sorted(file.read_text() for file in tmp_path.glob("gpus_*")) == expected
+
+
+def breaks_its_gpu(candidate, epochs):
+    if candidate["a"] == 1 or "BROKEN" in os.environ:
+        os.environ["BROKEN"] = "yes"
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    return [float(os.getpid())] * epochs
+
+
+def test_a_broken_gpu_context_costs_one_attempt(tmp_path):
+    """The worker's process is replaced, because every later trial in it would fail, too."""
+    with open_for_tests(breaks_its_gpu, tmp_path, workers=1) as executor:
+        outcomes = run_attempts(executor, *map(make_attempt, range(4)))
+    assert outcomes[1].error.startswith(
+        "RuntimeError: CUDA error: device-side assert triggered (in test_exec"
+    )
+    pids = [outcomes[number].curve[0] for number in (0, 2, 3)]
+    assert pids[0] != pids[1] == pids[2]
+
+
+def test_the_serial_executor_stops_after_a_broken_gpu_context(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROKEN", "yes")  # restored after the test
+    with open_for_tests(breaks_its_gpu, tmp_path, "serial") as executor:
+        executor.submit(make_attempt(1))
+        assert executor.wait(0)[0].error
+        executor.submit(make_attempt(2))
+        with pytest.raises(
+            UserError, match=r"cannot use its GPU anymore \(RuntimeError: CUDA error.*resume"
+        ):
+            executor.wait(0)
+
+
+def meets_others(candidate, epochs):
+    """Return how many trials run at the same time, and the process."""
+    mark = candidate.folder / f"running_{candidate.number}"
+    mark.touch()
+    time.sleep(0.3)
+    running = len(list(candidate.folder.glob("running_*")))
+    mark.unlink()
+    return [float(running), float(os.getpid())]
+
+
+def test_an_attempt_that_needs_a_gpu_of_its_own_runs_alone_in_a_new_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    attempts = [make_attempt(number, folder=tmp_path, alone=number == 2) for number in range(6)]
+    with open_for_tests(meets_others, tmp_path, resources={"num_gpus": 0.5}) as executor:
+        outcomes = run_attempts(executor, *attempts)
+    running, pids = zip(*(outcomes[number].curve for number in range(6)), strict=True)
+    assert running[2] == 1
+    # The processes before it held memory of the GPU, and its own was not limited to a share
+    assert len({*pids[:2]} & {pids[2]}) == len({*pids[:3]} & {*pids[3:]}) == 0

@@ -22,13 +22,16 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(
-        address="local",  # not a cluster that may be running on this machine
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # Ray assigns them whether they exist or not
+        ray.init(
+            address="local",  # not a cluster that may be running on this machine
+            num_cpus=2,
+            num_gpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
+        )
     yield
     ray.shutdown()
 
@@ -116,10 +119,58 @@ def test_unknown_resources(cluster, tmp_path):
 
 
 def test_more_resources_than_the_cluster_has(cluster, tmp_path):
-    with pytest.raises(UsageError, match="a trial needs 64 GPU, but the cluster has 0"):
+    with pytest.raises(UsageError, match="a trial needs 64 GPU, but the cluster has 2"):
         open_for_tests(evaluate, tmp_path, "ray", resources={"num_gpus": 64}).__enter__()
     with open_for_tests(evaluate, tmp_path, "ray", workers=9) as executor:
         assert executor.slots == 2
+
+
+class SeesGpus:
+    """Returns the number of GPUs that a trial sees, and of those that its task has reserved."""
+
+    def __init__(self, trial_device):
+        self.trial_device = trial_device
+
+    def __call__(self, candidate, epochs):
+        names = os.environ["CUDA_VISIBLE_DEVICES"]
+        reserved = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+        return [float(len(names.split(","))) if names else 0.0, reserved]
+
+
+def test_trials_reserve_the_share_of_a_gpu_with_which_all_workers_fit(cluster, tmp_path):
+    """One that ran out of memory reserves a whole GPU."""
+    with open_for_tests(SeesGpus("auto"), tmp_path, "ray", workers=4) as executor:
+        outcomes = run_attempts(executor, make_attempt(0), make_attempt(1, alone=True))
+    assert outcomes[0].curve == (1.0, 0.5)
+    assert outcomes[1].curve == (1.0, 1.0)
+
+
+def test_trials_without_gpus_see_none(cluster, tmp_path):
+    """Whatever the version of Ray does."""
+    with open_for_tests(SeesGpus("cpu"), tmp_path, "ray", workers=1) as executor:
+        assert run_attempts(executor, make_attempt(0))[0].curve == (0.0, 0.0)
+
+
+def test_trials_on_cuda_need_gpus(cluster, tmp_path):
+    with pytest.raises(UsageError, match="resources.num_gpus is 0, but DEVICE is cuda"):
+        open_for_tests(SeesGpus("cuda"), tmp_path, "ray", resources={"num_gpus": 0}).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("needed", "slots"),
+    [
+        ({"CPU": 4}, 3),  # two on the first machine, one on the second
+        ({"CPU": 1, "GPU": 3}, 1),  # not of two machines
+        ({"CPU": 1, "GPU": 0.6}, 6),  # two shares of 0.6 do not fit on a GPU, nor on parts of several
+        ({"CPU": 2, "GPU": 0.5}, 6),
+        ({"GPU": 0.3333}, 18),
+        ({"CPU": 0, "GPU": 0}, None),
+    ],
+)
+def test_trials_that_fit_on_a_cluster(needed, slots):
+    from fbnetv3.nars.execution.ray_executor import count_slots
+
+    assert count_slots([{"CPU": 8, "GPU": 4}, {"CPU": 5, "GPU": 2}], needed) == slots
 
 
 def test_an_address_without_a_cluster(tmp_path, monkeypatch):

@@ -1,10 +1,18 @@
 """Fingerprints of datasets: what has changed is said, in counts by class."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from fbnetv3.data.classes.class_matching import RelabeledDataset
 from fbnetv3.data.datasets import ArrayDataset
-from fbnetv3.training.run_state.data_fingerprint import data_fingerprint, describe_change
+from fbnetv3.training.run_state.data_fingerprint import (
+    data_fingerprint,
+    describe_change,
+    fingerprint_of_names,
+)
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -55,3 +63,23 @@ def test_several_labels_per_image():
         describe_change(data_fingerprint(one), data_fingerprint(other))
         == "the same files with other labels"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("images/cats/1.jpg", "cats/1.jpg"),
+        ("cats/1.jpg", "cats/1.jpg"),
+        ("1.jpg", "1.jpg"),
+        ("/images/cats/../1.jpg", "../1.jpg"),
+        ("images/cats//1.jpg", "cats/1.jpg"),
+        ("images/cats/./1.jpg", "cats/1.jpg"),
+        ("/1.jpg", "//1.jpg"),
+        ("images/cats/", "images/cats"),
+    ],
+)
+def test_folder_and_name_of_an_image(path, expected):
+    """As pathlib divides a path."""
+    assert "/".join(Path(path).parts[-2:]) == expected
+    digest = hashlib.sha256(f"{expected}\n".encode()).hexdigest()
+    assert fingerprint_of_names([path]) == {"images": 1, "sha256": digest}
