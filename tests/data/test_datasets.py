@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from fbnetv3.data import DATASETS, build_dataset
+from fbnetv3.data.datasets import reuse_datasets
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 
 
@@ -21,6 +22,17 @@ def test_digits_hold_out_a_fifth_of_each_class():
 def test_digits_use_the_full_range():
     train = build_dataset("digits", "", "train")
     assert (train.images.min(), train.images.max()) == (0, 255)
+
+
+def test_datasets_are_opened_once_within_a_block():
+    datasets = {}
+    with reuse_datasets(datasets):
+        first = build_dataset("digits", "", "train")
+        assert build_dataset("digits", "", "train") is first
+        assert build_dataset("digits", "", "val") is not first
+    assert build_dataset("digits", "", "train") is not first
+    with reuse_datasets(datasets):
+        assert build_dataset("digits", "", "train") is first
 
 
 def test_folders(image_folder):

@@ -12,6 +12,8 @@ from fbnetv3.nars.execution.gpu_memory import breaks_gpu, is_out_of_memory, memo
 from tests.nars.execution.execution_helpers import SPACE, make_attempt
 
 GIB = 2**30
+# New in torch 2.8
+AcceleratorError = getattr(torch, "AcceleratorError", type("AcceleratorError", (RuntimeError,), {}))
 
 
 class Cuda:
@@ -107,13 +109,13 @@ def wrapped(cause):
 @pytest.mark.parametrize(
     ("error", "broken", "out_of_memory"),
     [
-        (torch.AcceleratorError("device-side assert triggered"), True, False),
+        (AcceleratorError("device-side assert triggered"), True, False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True, False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, False),
         (wrapped(RuntimeError("CUDA error: unspecified launch failure")), True, False),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False, True),
-        (wrapped(torch.OutOfMemoryError("CUDA out of memory.")), False, True),
-        (torch.AcceleratorError("CUDA error: out of memory"), True, True),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False, True),
+        (wrapped(torch.cuda.OutOfMemoryError("CUDA out of memory.")), False, True),
+        (AcceleratorError("CUDA error: out of memory"), True, True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
         (ValueError("CUDA error"), False, False),
         (MemoryError(), False, False),
@@ -127,7 +129,7 @@ def test_out_of_memory_says_how_much_was_free_and_what_to_lower(monkeypatch):
     Cuda(monkeypatch)
 
     def needs_more(candidate, epochs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     context = SearchContext(SPACE, needs_more)
     outcome = evaluate_in_worker(context, make_attempt(0), 0.25)
@@ -146,8 +148,8 @@ def test_an_explanation_by_the_training_run_is_kept(monkeypatch):
 
     def explains(candidate, epochs):
         try:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        except torch.OutOfMemoryError:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        except torch.cuda.OutOfMemoryError:
             raise UserError("not enough memory: lower SOLVER.BATCH_SIZE 512") from None
 
     outcome = evaluate_in_worker(SearchContext(SPACE, explains), make_attempt(0), 0.5)
