@@ -11,6 +11,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
+from fbnetv3.data.batches.device_copies import HostCopy, copy_to_host
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import has_pending_interrupt
 
@@ -32,8 +33,7 @@ class StepMetrics:
     info: StepInfo  # of this process
     names: list[str]  # of the losses
     device_losses: Tensor  # float64 (2, losses): of this process, and their means over all processes
-    host_losses: Tensor  # the same on the CPU; on a GPU's way there until `copied`
-    copied: torch.cuda.Event | None
+    host_losses: HostCopy  # the same, which may be on their way
     data_time: float  # the longest of all processes
     any_interrupt: bool  # whether any process has deferred a signal
 
@@ -46,9 +46,7 @@ class StepMetrics:
         return self._read(1)
 
     def _read(self, row: int) -> dict[str, float]:
-        if self.copied is not None:
-            self.copied.synchronize()
-        return dict(zip(self.names, self.host_losses[row].tolist(), strict=True))
+        return dict(zip(self.names, self.host_losses()[row].tolist(), strict=True))
 
     def is_non_finite(self) -> Tensor:
         """Return 1 if the sum of the mean losses is not finite, else 0: float32 (), on the device, without waiting."""
@@ -77,7 +75,6 @@ def exchange_step(losses: Mapping[str, Tensor], info: StepInfo, group: ProcessGr
     # The sum over the processes has the time of each
     times = [0.0] * group.size
     times[group.rank] = info.data_time
-    copied = None
     if own.device.type == "cuda":
         mean = group.mean(own.clone())
         interrupts, *times = group.sum(has_pending_interrupt(), *times)
@@ -86,12 +83,8 @@ def exchange_step(losses: Mapping[str, Tensor], info: StepInfo, group: ProcessGr
         times, totals = sums[: group.size], sums[group.size :]
         mean = own.new_tensor(totals) / group.size
     device_losses = torch.stack([own, mean])
-    # A copy from a GPU goes to pinned memory, and is not waited for
-    host_losses = device_losses.to("cpu", non_blocking=True)
-    if own.device.type == "cuda":
-        copied = torch.cuda.Event()
-        copied.record()
-    return StepMetrics(info, list(losses), device_losses, host_losses, copied, max(times), interrupts > 0)
+    host_losses = copy_to_host(device_losses)
+    return StepMetrics(info, list(losses), device_losses, host_losses, max(times), interrupts > 0)
 
 
 def first_diverged(
