@@ -69,6 +69,9 @@ def find_batch_size(
     if not _has_own_memory(device):
         logger.warning("SOLVER.FIT_MEMORY has no effect on %s: it only limits batches on GPUs", device)
         return cfg.SOLVER.BATCH_SIZE
+    # Images that the GPU keeps take their memory first
+    for loader in (inputs.train_loader, inputs.val_loader):
+        loader.read_first(1)
 
     def run_steps(batch_size: int) -> None:
         network = copy.deepcopy(model)

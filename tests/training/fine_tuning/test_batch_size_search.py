@@ -8,6 +8,7 @@ import yaml
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
+from fbnetv3.data.batches.device_loader import DeviceLoader
 from fbnetv3.errors import UsageError
 from fbnetv3.training import Trainer, train, train_classifier
 from fbnetv3.training.fine_tuning.batch_size_search import halve_until_it_fits
@@ -81,6 +82,18 @@ def test_trial_steps_change_nothing(tmp_path, gpu):
         make_config(tmp_path / "started", "SOLVER.BATCH_SIZE", "256", "SOLVER.FIT_MEMORY", "False")
     )
     assert searched == started
+
+
+def test_images_that_the_gpu_keeps_take_their_memory_before_the_trial_steps(tmp_path, gpu, monkeypatch):
+    read = DeviceLoader._read_images
+
+    def read_images(loader):
+        gpu.append(f"{len(loader.dataset)} images")
+        return read(loader)
+
+    monkeypatch.setattr(DeviceLoader, "_read_images", read_images)
+    train(make_config(tmp_path / "run", "DATA.ON_DEVICE", "always"))
+    assert gpu[:4] == ["1437 images", "360 images", 512, 256]
 
 
 def test_a_run_in_which_nothing_fits_is_refused(tmp_path, gpu):
