@@ -320,7 +320,7 @@ def test_short_epochs_share_a_drawing_of_the_curve(tmp_path, monkeypatch):
 
     epochs_drawn = []
     monkeypatch.setattr("fbnetv3.training.training_hooks.plot_curve", draw)
-    hooks = [EvaluationHook(lambda model: {"top1": 1.0}), MetricsHook(RunFolder(tmp_path), period=20)]
+    hooks = [EvaluationHook(lambda models: [{"top1": 1.0}]), MetricsHook(RunFolder(tmp_path), period=20)]
     make_trainer(hooks, epochs=5).run()
     assert epochs_drawn == [1, 5]
 
