@@ -243,7 +243,7 @@ class _OpenModel:
         options.intra_op_num_threads = num_threads
         name = "the graph" if isinstance(self._source, bytes) else self._source
         problem = f"{name}: {self._runtime_name} cannot read it; export it again"
-        if len(self._providers) > 1:
+        if self._device not in (CPU, AUTO_DEVICE):
             problem = f"{name}: {self._runtime_name} cannot run it on device {self._device!r}"
         with as_export_error(problem):
             return onnxruntime.InferenceSession(

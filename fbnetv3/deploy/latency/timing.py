@@ -72,12 +72,11 @@ def _repeat(
     call: Callable[[], object], device: str | torch.device, seconds: float, min_calls: int
 ) -> list[float]:
     times: list[float] = []
-    begin = start = read_clock(device)
-    while len(times) < min_calls or start - begin < seconds:
+    begin = read_clock(device)
+    while len(times) < min_calls or time.perf_counter() - begin < seconds:
+        start = read_clock(device)
         call()
-        end = read_clock(device)
-        times.append(end - start)
-        start = end
+        times.append(read_clock(device) - start)
     return times
 
 
