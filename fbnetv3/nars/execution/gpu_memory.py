@@ -10,9 +10,8 @@ from typing import Any
 from fbnetv3.errors import UserError
 
 _GIB = 2**30
-_PROCESS_BYTES = (
-    600 * 2**20
-)  # a process's CUDA context and libraries, outside of torch's allocator: an upper estimate
+# A process's CUDA context and libraries, outside of torch's allocator: an upper estimate
+_PROCESS_BYTES = 600 * 2**20
 # Errors of torch and of training runs, by name because this module imports neither, and errors without a type
 _OUT_OF_MEMORY_TYPES = {"OutOfMemoryError", "DeviceMemoryError"}
 _OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")

@@ -81,13 +81,10 @@ class RayExecutor:
         slots = count_slots(nodes, needed)
         if slots == 0:
             self.close()
-            lacks = [name for name in needed if not count_slots(nodes, {name: needed[name]})] or list(
-                needed
-            )
-            trial = " and ".join(f"{needed[name]:g} {name}" for name in lacks)
-            total = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g}" for name in lacks)
+            trial = " and ".join(f"{count:g} {name}" for name, count in needed.items())
+            total = " and ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in needed)
             raise UsageError(
-                f"resources: a trial needs {trial}, but the cluster has {total}: no machine has enough"
+                f"resources: a trial needs {trial}, but no machine of the cluster has as much; it has {total} in all"
             )
         self.slots = min(self.slots, slots) if slots else self.slots
 

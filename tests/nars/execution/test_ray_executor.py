@@ -119,7 +119,9 @@ def test_unknown_resources(cluster, tmp_path):
 
 
 def test_more_resources_than_the_cluster_has(cluster, tmp_path):
-    with pytest.raises(UsageError, match="a trial needs 64 GPU, but the cluster has 2"):
+    with pytest.raises(
+        UsageError, match="a trial needs 1 CPU and 64 GPU, but .* has 2 CPU and 2 GPU in all"
+    ):
         open_for_tests(evaluate, tmp_path, "ray", resources={"num_gpus": 64}).__enter__()
     with open_for_tests(evaluate, tmp_path, "ray", workers=9) as executor:
         assert executor.slots == 2
