@@ -26,6 +26,7 @@ from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.transforms import Transform, evaluation_preprocessing
 from fbnetv3.errors import DataError, FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
+from fbnetv3.modeling.torch_device import find_device, parse_device
 from fbnetv3.modeling.torchvision_models import (
     TORCHVISION_PREFIX,
     TorchvisionArch,
@@ -64,18 +65,10 @@ _MAX_BYTES_ON_DEVICE = 2 * 2**30
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
     """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process uses a GPU of its own."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # Allocating a tensor is the only reliable test of a device
-        device = torch.device(name)
-        if device.type == "cuda" and group.size > 1:
-            device = torch.device("cuda", group.gpu_index)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"DEVICE {name!r} cannot be used here ({reason}): set it to auto or cpu") from None
-    return device
+    device = parse_device(name, "DEVICE")
+    if device.type == "cuda" and group.size > 1:
+        device = torch.device("cuda", group.gpu_index)
+    return find_device(device, "DEVICE")
 
 
 def synchronizes_batchnorm(cfg: CfgNode, group: ProcessGroup) -> bool:

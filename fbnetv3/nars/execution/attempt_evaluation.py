@@ -14,7 +14,7 @@ from fbnetv3.nars.execution.evaluator_errors import describe_evaluator_error
 from fbnetv3.nars.execution.gpu_memory import (
     breaks_gpu,
     describe_out_of_memory,
-    is_out_of_memory,
+    lacks_memory,
     limit_gpu_memory,
     release_gpu_memory,
 )
@@ -75,7 +75,7 @@ def _measure(context: SearchContext, attempt: TrialAttempt) -> Measurements:
 
 def _describe_failure(attempt: TrialAttempt, error: BaseException, gpu_share: float | None) -> Outcome:
     message = str(error) if isinstance(error, UserError) else describe_evaluator_error(error)
-    out_of_memory = is_out_of_memory(error)
+    out_of_memory = lacks_memory(error)
     if out_of_memory:
         message = describe_out_of_memory(error, 1 if attempt.alone else gpu_share)
     return Outcome(

@@ -61,7 +61,7 @@ def breaks_gpu(error: BaseException) -> bool:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException) -> bool:
     """Return whether an error, or one that it was raised from, is due to a lack of memory of the device."""
     return any(
         type(cause).__name__ in _OUT_OF_MEMORY_TYPES

@@ -8,7 +8,7 @@ import torch
 from fbnetv3.errors import DataError, UserError
 from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt, evaluate_in_worker
 from fbnetv3.nars.execution.attempts import SearchContext
-from fbnetv3.nars.execution.gpu_memory import breaks_gpu, is_out_of_memory, memory_fraction
+from fbnetv3.nars.execution.gpu_memory import breaks_gpu, lacks_memory, memory_fraction
 from tests.nars.execution.execution_helpers import SPACE, make_attempt
 
 GIB = 2**30
@@ -122,7 +122,7 @@ def wrapped(cause):
     ],
 )
 def test_errors_of_the_gpu(error, broken, out_of_memory):
-    assert (breaks_gpu(error), is_out_of_memory(error)) == (broken, out_of_memory)
+    assert (breaks_gpu(error), lacks_memory(error)) == (broken, out_of_memory)
 
 
 def test_out_of_memory_says_how_much_was_free_and_what_to_lower(monkeypatch):
