@@ -98,14 +98,13 @@ class ConfigPredictor:
         image: `pred_boxes`, `scores`, `pred_classes`, and `pred_masks` if the detector predicts masks.
         """
         # Resize the images and group them by size
-        device = torch.device(self.cfg.MODEL.DEVICE)
         inputs: list[dict[str, Any]] = []
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
             resized = self._resize.get_transform(image).apply_image(image)
             # As bytes, a quarter of the floats that the model converts them to
             channels_first = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-            tensor = copy_to_device(channels_first, device)
+            tensor = copy_to_device(channels_first, self._device)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
