@@ -81,27 +81,6 @@ def test_auto_computes_in_float32_where_bfloat16_is_slow(digits, held_out, input
     assert (load(folder, "auto").runtime.run(inputs) == in_float32).all()
 
 
-SIGNALED = """
-import gc, os, signal, sys
-from fbnetv3.deploy import load
-signal.signal(signal.SIGTERM, lambda *args: print("handled"))
-first, second = load(sys.argv[1]), load(sys.argv[1])
-del first
-gc.collect()
-del second
-gc.collect()
-os.kill(os.getpid(), signal.SIGTERM)
-"""
-
-
-def test_signals_are_handled_after_networks_are_closed(exported):
-    """Of two cores of OpenVINO 2026.4, the first to be destroyed frees the stack on which signals are handled."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALED, exported("openvino")], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
-
-
 MASKED = """
 import sys
 import numpy as np
