@@ -55,7 +55,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.masked:
-        measure_masked(*args.masked, args.rounds)
+        measure_masked(*args.masked, args.batches, args.rounds)
         return
     with tempfile.TemporaryDirectory() as folder:
         for network in args.networks:
@@ -65,7 +65,7 @@ def main():
             for batch in args.batches:
                 compare_sides(network, model, predictors, batch, args.rounds)
             for name in MASKS if args.mask else ():
-                run_masked(name, Path(folder) / network, args.rounds)
+                run_masked(name, Path(folder) / network, args.batches, args.rounds)
 
 
 def sample_images(images):
@@ -196,12 +196,13 @@ def take_turns(calls, rounds):
     return seconds
 
 
-def run_masked(name, folder, rounds):
+def run_masked(name, folder, batches, rounds):
     command = [sys.executable, __file__, "--masked", name, str(folder), "--rounds", str(rounds)]
+    command += ["--batches", *map(str, batches)]
     subprocess.run(command, check=True, env={**os.environ, MASK_VARIABLE: MASKS[name]})
 
 
-def measure_masked(name, folder, rounds):
+def measure_masked(name, folder, batches, rounds):
     """Compare every precision with float32, and what `load` chooses among all of them."""
     from fbnetv3.deploy import load
     from fbnetv3.deploy.collection_index import read_index
@@ -210,7 +211,7 @@ def measure_masked(name, folder, rounds):
     folder = Path(folder)
     predictors = {variant.precision: load(folder / variant.folder) for variant in read_index(folder)}
     chosen = load(folder).runtime
-    for batch in BATCHES:
+    for batch in batches:
         images = np.random.default_rng(0).standard_normal((batch, 3, PIXELS, PIXELS), np.float32)
         calls = {}
         for precision, predictor in predictors.items():

@@ -71,6 +71,7 @@ SCRIPT_OPTIONS = {
     "runtimes.py": "--rounds 1 --batches 1 --networks fbnetv3_b",
     "roofline.py": "--rounds 1 --threads 1",
     "browser.py": "--rounds 1",
+    "export_net.py all": "--precision float32",
     "int8.py": "--rounds 1 --resolution 64 --formats onnx",
     "latency_search.py": "--table table2.jsonl --budgets 8 --evaluations 8 --seconds 0.1",
     "train_step.py": "--rounds 1 --threads 1",
