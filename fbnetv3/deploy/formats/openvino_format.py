@@ -108,8 +108,6 @@ def _create_core() -> Any:
     core = openvino.Core()
     # Otherwise weights are mapped into memory, and change when their file is replaced
     core.set_property({"ENABLE_MMAP": False})
-    # Load the plugin
-    core.get_property("CPU", "FULL_DEVICE_NAME")
     return core
 
 
