@@ -78,3 +78,19 @@ def suggest(name: str, choices: Iterable[str]) -> str:
         return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
     more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
     return f"available: {', '.join(choices[:12])}{more}" if choices else "there are none"
+
+
+# As of torch 2.14, a CPU's allocator, cuBLAS and the driver have no exception type of their own
+_OUT_OF_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of torch, which this module does not import, is about a lack of memory."""
+    if any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)

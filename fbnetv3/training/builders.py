@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from fbnetv3.arch import ARCHS, ArchDef, compute_cost, get_arch, load_arch_folder
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
-from fbnetv3.data.batches.batch_augmentation import BatchAugmentation, find_unsupported
+from fbnetv3.data.batches.batch_augmentation import BatchAugmentation
 from fbnetv3.data.batches.device_loader import DeviceLoader
 from fbnetv3.data.batches.worker_count import resolve_workers
 from fbnetv3.data.classes.class_balance import balanced_order, class_indices, class_weights
@@ -26,7 +26,6 @@ from fbnetv3.data.loader import BatchLoader, memory_format
 from fbnetv3.data.transforms import Transform, evaluation_preprocessing
 from fbnetv3.errors import DataError, FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
-from fbnetv3.modeling.torch_device import find_device, parse_device
 from fbnetv3.modeling.torchvision_models import (
     TORCHVISION_PREFIX,
     TorchvisionArch,
@@ -36,6 +35,7 @@ from fbnetv3.modeling.torchvision_models import (
     load_torchvision_weights,
 )
 from fbnetv3.training.devices.autocast_precision import autocast_dtype
+from fbnetv3.training.devices.kept_images import crop_padding, is_kept_on_device, resized
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
@@ -58,34 +58,6 @@ from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
-
-# More images are read in every epoch even if a GPU could keep them (DATA.ON_DEVICE auto)
-_MAX_BYTES_ON_DEVICE = 2 * 2**30
-
-
-def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
-    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process uses a GPU of its own."""
-    device = parse_device(name, "DEVICE")
-    if device.type == "cuda" and group.size > 1:
-        device = torch.device("cuda", group.gpu_index)
-    return find_device(device, "DEVICE")
-
-
-def synchronizes_batchnorm(cfg: CfgNode, group: ProcessGroup) -> bool:
-    """Return whether MODEL.SYNC_BN has an effect: with several processes that train the statistics.
-
-    Raises:
-        UsageError: MODEL.COMPILE is set, too.
-    """
-    # Quantization-aware training keeps the statistics constant
-    if not cfg.MODEL.SYNC_BN or group.size == 1 or cfg.QAT.ENABLED:
-        return False
-    if cfg.MODEL.COMPILE:
-        raise UsageError(
-            "MODEL.COMPILE True: torch.compile would split the network at each synchronized BatchNorm, in which "
-            "processes wait for one another; set MODEL.COMPILE or MODEL.SYNC_BN to False"
-        )
-    return True
 
 
 def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:
@@ -322,9 +294,9 @@ def build_inputs(
     val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
     val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
     if on_device:
-        padding = _crop_padding(cfg, preprocessing, side)
+        padding = crop_padding(cfg, preprocessing, side)
         augmentation = BatchAugmentation(padding, cfg.INPUT.FLIP, cfg.SEED)
-        train_loader = DeviceLoader(train_loader, _resized(preprocessing, side), device, augmentation)
+        train_loader = DeviceLoader(train_loader, resized(preprocessing, side), device, augmentation)
         val_loader = DeviceLoader(val_loader, val_preprocessing, device)
     return Inputs(cfg, train, val, preprocessing, train_loader, val_loader, side)
 
@@ -410,52 +382,13 @@ def loader_from_config(
     )
 
 
-def is_kept_on_device(
-    cfg: CfgNode, device: torch.device, preprocessing: Preprocessing, side: int, num_images: int
-) -> bool:
-    """Return whether a run keeps its images on the device and augments them there, as DATA.ON_DEVICE says."""
-    setting = cfg.DATA.ON_DEVICE
-    if setting == "never" or (setting == "auto" and (device.type != "cuda" or cfg.DISTILL.CACHE)):
-        return False
-    unsupported = find_unsupported(
-        crop=cfg.INPUT.CROP,
-        color_jitter=cfg.INPUT.COLOR_JITTER,
-        auto_augment=cfg.INPUT.AUTO_AUGMENT,
-        random_erasing=cfg.INPUT.RANDOM_ERASING,
-    )
-    if setting == "always" and unsupported:
-        raise UsageError(
-            f"DATA.ON_DEVICE always does not work with {unsupported}: it pads, crops and flips; set it to never"
-        )
-    padded_side = side + 2 * _crop_padding(cfg, preprocessing, side)
-    num_bytes = num_images * preprocessing.channels * padded_side**2
-    return setting == "always" or (not unsupported and num_bytes <= _MAX_BYTES_ON_DEVICE)
-
-
-def _resized(preprocessing: Preprocessing, side: int) -> Preprocessing:
-    """Return the preprocessing to images of `side` pixels."""
-    return replace(
-        preprocessing,
-        resolution=side,
-        resize=round(preprocessing.resize * side / preprocessing.resolution),
-    )
-
-
-def _crop_padding(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> int:
-    """Return the pixels that the crop adds on each side of images of `side` pixels."""
-    # Pixels in the config refer to the student's resolution
-    return (
-        round(cfg.INPUT.CROP_PADDING * side / preprocessing.resolution) if cfg.INPUT.CROP == "padded" else 0
-    )
-
-
 def _train_transform(cfg: CfgNode, preprocessing: Preprocessing, side: int, augment: bool) -> Transform:
     """Return the transform for training; without `augment`, what precedes the augmentation on a device."""
     return train_transform(
-        _resized(preprocessing, side),
+        resized(preprocessing, side),
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
-        crop_padding=_crop_padding(cfg, preprocessing, side) if augment else 0,
+        crop_padding=crop_padding(cfg, preprocessing, side) if augment else 0,
         flip=cfg.INPUT.FLIP and augment,
         color_jitter=cfg.INPUT.COLOR_JITTER,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
-from fbnetv3.errors import UserError, WeightsError
+from fbnetv3.errors import UserError, WeightsError, is_out_of_memory
 from fbnetv3.modeling.qat.quantized_layers import set_ranges
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
@@ -24,12 +24,11 @@ from fbnetv3.training.builders import (
     build_objective,
     class_weights_from_config,
     is_multi_label,
-    select_device,
-    synchronizes_batchnorm,
     teacher_fingerprint,
 )
 from fbnetv3.training.devices.autocast_precision import autocast_dtype, with_precision
-from fbnetv3.training.devices.device_memory import explain_out_of_memory, is_out_of_memory
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
+from fbnetv3.training.devices.run_device import select_device, synchronizes_batchnorm
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.evaluation.weights_evaluation import evaluate_with_tta
 from fbnetv3.training.fine_tuning.batch_size_search import find_batch_size

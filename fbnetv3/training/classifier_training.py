@@ -9,10 +9,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from fbnetv3.training.builders import Inputs, build_inputs, class_weights_from_config, select_device
+from fbnetv3.training.builders import Inputs, build_inputs, class_weights_from_config
 from fbnetv3.training.classifier_run import ClassifierRun, RunResult
 from fbnetv3.training.devices.device_memory import explain_out_of_memory, reset_peak_memory
 from fbnetv3.training.devices.gpu_algorithms import gpu_algorithms
+from fbnetv3.training.devices.run_device import select_device
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State

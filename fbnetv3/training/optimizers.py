@@ -91,15 +91,18 @@ def is_fused(optimizer: optim.Optimizer) -> bool:
     return all(group.get("fused") for group in optimizer.param_groups)
 
 
-def load_optimizer_state(optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore the state of an optimizer, but not how it computes: a run may be resumed on a different device."""
-    groups = [dict(group) for group in state["param_groups"]]
-    for group, current in zip(
-        groups, optimizer.param_groups, strict=False
-    ):  # torch refuses different numbers
-        if "fused" in current:
-            group["fused"] = current["fused"]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+def keep_implementation(optimizer: optim.Optimizer) -> None:
+    """Let an optimizer load states without the implementation that they record: it depends on the device."""
+    optimizer.register_load_state_dict_pre_hook(_with_own_implementation)
+
+
+def _with_own_implementation(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    groups = optimizer.param_groups
+    if len(groups) != len(state["param_groups"]):  # torch reports it
+        return state
+    own = [{key: group[key] for key in ("foreach", "fused") if key in group} for group in groups]
+    merged = [{**saved, **choices} for saved, choices in zip(state["param_groups"], own, strict=True)]
+    return {**state, "param_groups": merged}
 
 
 def parameter_groups(

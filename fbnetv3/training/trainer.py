@@ -20,7 +20,7 @@ from fbnetv3.errors import Terminated, UserError
 from fbnetv3.training.devices.delayed_losses import GPU_DELAY, DelayedLosses, StepLoss
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.losses import Objective
-from fbnetv3.training.optimizers import is_fused, load_optimizer_state
+from fbnetv3.training.optimizers import is_fused, keep_implementation
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import (
     agree_on_interrupt,
@@ -140,6 +140,7 @@ class Trainer:
     _overflows: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        keep_implementation(self.optimizer)  # a run may be resumed on another device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.loss = torch.zeros((), device=self.device)
         default_delay = 0 if self.device.type == "cpu" else GPU_DELAY
@@ -356,7 +357,7 @@ class Trainer:
             self.ema.module.load_state_dict(state["model_ema"])
             self.ema.n_averaged.fill_(state["ema_steps"])
         self.scaler.load_state_dict(state["scaler"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.progress = TrainingProgress(
             state["epoch"], state["step"], state["best_top1"], dict(state["metrics"])
         )

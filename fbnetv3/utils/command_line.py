@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from fbnetv3.errors import Terminated, UserError
+from fbnetv3.errors import Terminated, UserError, is_out_of_memory
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.text import one_line
 
@@ -146,8 +146,7 @@ def _run(
     except MemoryError:
         message = f"{prefix}out of memory"
     except RuntimeError as error:
-        # torch's error, known by its name, so that tools without torch need not import it
-        if type(error).__name__ != "OutOfMemoryError":
+        if not is_out_of_memory(error):
             raise
         message = prefix + one_line(error, _MAX_MESSAGE_LENGTH)
     except BrokenPipeError:  # the reader of our output has exited, as in `tool | head`

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from fbnetv3.config import get_cfg, is_detection_config, load_config
 from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
 from fbnetv3.errors import UserError
-from fbnetv3.training.builders import (
-    build_inputs,
-    build_model,
-    build_objective,
-    class_weights_from_config,
-    select_device,
-)
+from fbnetv3.training.builders import build_inputs, build_model, build_objective, class_weights_from_config
+from fbnetv3.training.devices.run_device import select_device
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.solver import build_mixup, optimizer_from_config, schedule_from_config

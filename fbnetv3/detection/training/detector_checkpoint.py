@@ -16,7 +16,7 @@ from torch import nn
 
 from fbnetv3.detection.models.class_transfer import is_class_layer, transfer_class_rows
 from fbnetv3.detection.models.released_names import rename_released_tensors
-from fbnetv3.errors import WeightsError
+from fbnetv3.errors import WeightsError, is_out_of_memory
 from fbnetv3.modeling.checkpoint_contents import (
     check_finite,
     common_wrapper_prefix,
@@ -24,7 +24,6 @@ from fbnetv3.modeling.checkpoint_contents import (
     extract_state_dict,
 )
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
-from fbnetv3.training.devices.device_memory import is_out_of_memory
 from fbnetv3.training.run_state.checkpoints import (
     State,
     has_numbered_name,

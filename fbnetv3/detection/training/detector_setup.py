@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from torch import nn, optim
 
 from fbnetv3.errors import UsageError
+from fbnetv3.training.optimizers import keep_implementation
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
         )
     else:
         optimizer = build_optimizer(cfg, model)
-    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
+    keep_implementation(optimizer)
     return optimizer
 
 
@@ -83,16 +84,6 @@ def _parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-
-
-def _keep_implementation(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state to load with the optimizer's own implementation, which depends on the device, not on the run."""
-    groups = optimizer.param_groups
-    if len(groups) != len(state["param_groups"]):  # torch reports it
-        return state
-    own_choices = [{key: group[key] for key in ("foreach", "fused")} for group in groups]
-    merged = [{**saved, **own} for saved, own in zip(state["param_groups"], own_choices, strict=True)]
-    return {**state, "param_groups": merged}
 
 
 def prefers_fused(cfg: CfgNode) -> bool:

@@ -7,14 +7,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from fbnetv3.errors import UserError
+from fbnetv3.errors import DeviceMemoryError, UserError, is_out_of_memory
 
 _GIB = 2**30
 # A process's CUDA context and libraries, outside of torch's allocator: an upper estimate
+# A process's CUDA context and libraries, outside of torch's allocator: an upper estimate
 _PROCESS_BYTES = 600 * 2**20
-# Errors of torch and of training runs, by name because this module imports neither, and errors without a type
-_OUT_OF_MEMORY_TYPES = {"OutOfMemoryError", "DeviceMemoryError"}
-_OUT_OF_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _BROKEN = ("CUDA error", "cuDNN error")
 
 
@@ -63,11 +61,7 @@ def breaks_gpu(error: BaseException) -> bool:
 
 def lacks_memory(error: BaseException) -> bool:
     """Return whether an error, or one that it was raised from, is due to a lack of memory of the device."""
-    return any(
-        type(cause).__name__ in _OUT_OF_MEMORY_TYPES
-        or (isinstance(cause, RuntimeError) and any(text in str(cause) for text in _OUT_OF_MEMORY))
-        for cause in _causes(error)
-    )
+    return any(isinstance(cause, DeviceMemoryError) or is_out_of_memory(cause) for cause in _causes(error))
 
 
 def describe_out_of_memory(error: BaseException, share: float | None) -> str:

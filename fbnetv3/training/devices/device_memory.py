@@ -8,21 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fbnetv3.errors import DeviceMemoryError
-
-# As of torch 2.14, a CPU's allocator, cuBLAS and the driver have no exception type of their own
-_MESSAGES = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDA error: out of memory",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that a device has too little memory."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
+from fbnetv3.errors import DeviceMemoryError, is_out_of_memory
 
 
 @contextlib.contextmanager

@@ -21,11 +21,11 @@ from fbnetv3.training.builders import (
     dataset_from_config,
     loader_from_config,
     preprocessing_from_config,
-    select_device,
     teacher_logit_cache,
     teacher_resolution,
 )
 from fbnetv3.training.devices.autocast_precision import autocast_dtype
+from fbnetv3.training.devices.run_device import select_device
 from fbnetv3.training.distillation.distillation_loss import resize_images
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitCache
 from fbnetv3.training.evaluation.inference_precision import (

@@ -22,9 +22,9 @@ from fbnetv3.training.builders import (
     is_multi_label,
     loader_from_config,
     preprocessing_from_config,
-    select_device,
 )
 from fbnetv3.training.devices.autocast_precision import autocast_dtype
+from fbnetv3.training.devices.run_device import select_device
 from fbnetv3.training.evaluation.classifier_evaluation import evaluate_networks
 from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network

@@ -11,10 +11,9 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from fbnetv3.data import Batch
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import UsageError, is_out_of_memory
 from fbnetv3.training.builders import Inputs, is_multi_label
 from fbnetv3.training.devices.autocast_precision import autocast_dtype
-from fbnetv3.training.devices.device_memory import is_out_of_memory
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import ProcessGroup

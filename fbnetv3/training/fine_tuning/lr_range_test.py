@@ -14,9 +14,9 @@ from fvcore.common.config import CfgNode
 from fbnetv3.data import Batch
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import UsageError
-from fbnetv3.training.builders import select_device
 from fbnetv3.training.classifier_training import SAVE_MEMORY, build_trainer
 from fbnetv3.training.devices.device_memory import explain_out_of_memory
+from fbnetv3.training.devices.run_device import select_device
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 from fbnetv3.training.solver import batch_size_factor
 from fbnetv3.training.trainer import DivergedError, Trainer

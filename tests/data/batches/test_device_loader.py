@@ -10,7 +10,7 @@ from fbnetv3.data.batches.batch_augmentation import BatchAugmentation
 from fbnetv3.data.batches.device_loader import DeviceLoader
 from fbnetv3.errors import UsageError
 from fbnetv3.training import train
-from fbnetv3.training.builders import is_kept_on_device
+from fbnetv3.training.devices.kept_images import is_kept_on_device
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)

@@ -8,9 +8,9 @@ import torch
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
-from fbnetv3.errors import DeviceMemoryError, UserError
+from fbnetv3.errors import DeviceMemoryError, UserError, is_out_of_memory
 from fbnetv3.training import Trainer, find_lr, train
-from fbnetv3.training.devices.device_memory import explain_out_of_memory, is_out_of_memory
+from fbnetv3.training.devices.device_memory import explain_out_of_memory
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
 GIB = 2**30

@@ -5,7 +5,7 @@ import torch
 
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
-from fbnetv3.training.builders import synchronizes_batchnorm
+from fbnetv3.training.devices.run_device import synchronizes_batchnorm
 from fbnetv3.training.processes import distributed
 from fbnetv3.training.processes.distributed import SHARE_GPU, ProcessGroup, process_group
 
